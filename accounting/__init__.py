@@ -1,0 +1,1 @@
+"""Pure accounting: arrays in, arrays out; plant model, kernels, factors. No I/O of services."""

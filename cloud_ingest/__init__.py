@@ -1,0 +1,1 @@
+"""The cloud side: ingest, store, settle, API and page."""

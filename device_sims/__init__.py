@@ -1,0 +1,1 @@
+"""Simulated plant hardware for tests and load tests."""

@@ -1,0 +1,1 @@
+"""Codecs of batches: one file each, listed in `registry`."""
