@@ -1,0 +1,1 @@
+"""The embedded stack: database, broker, plant, agent, ingest and API on one machine, without root or Docker."""

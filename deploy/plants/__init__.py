@@ -1,0 +1,1 @@
+"""Plant packs: a simulated fleet, an agent config, an ingest config and a plant model each."""

@@ -1,0 +1,1 @@
+"""What several test folders share: real services, independent clients, small builders."""
