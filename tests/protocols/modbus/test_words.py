@@ -1,0 +1,198 @@
+"""Decoders and the encoder against a plain twin that knows nothing of `struct` formats."""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+from collections.abc import Sequence
+from itertools import product
+from typing import get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocols.errors import DecodePlanError, RegisterValueError
+from protocols.modbus.words import (
+    REGISTER_TYPES,
+    Order,
+    Place,
+    RegisterType,
+    compile_bit_decoder,
+    compile_decoder,
+    encode,
+    encode_bits,
+    register_count,
+)
+
+ORDERS: tuple[Order, ...] = get_args(Order)
+WIDTHS = {"16": 1, "32": 2, "64": 4}
+
+
+def naive(data: bytes, place: Place) -> int | float:
+    """Decode one value word by word."""
+    offset, type_, word_order, byte_order = place
+    words = [data[2 * i : 2 * i + 2] for i in range(offset, offset + WIDTHS[type_[-2:]])]
+    if byte_order == "little":
+        words = [word[::-1] for word in words]
+    if word_order == "little":
+        words.reverse()
+    number = int.from_bytes(b"".join(words), "big", signed=type_.startswith("int"))
+    if type_ == "float32":
+        return float(struct.unpack("=f", struct.pack("=I", number))[0])
+    if type_ == "float64":
+        return float(struct.unpack("=d", struct.pack("=Q", number))[0])
+    return number
+
+
+def same(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Equal in type and value, NaN equal to NaN."""
+    return len(one) == len(other) and all(
+        type(a) is type(b) and (a == b or (math.isnan(a) and math.isnan(b)))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@st.composite
+def layouts(draw: st.DrawFn, orders: Sequence[Order] = ORDERS) -> tuple[list[Place], int]:
+    """Ascending places with holes, and the length of the answer."""
+    here = 0
+    layout: list[Place] = []
+    for _ in range(draw(st.integers(0, 12))):
+        here += draw(st.integers(0, 3))
+        type_ = draw(st.sampled_from(REGISTER_TYPES))
+        layout.append((here, type_, draw(st.sampled_from(orders)), draw(st.sampled_from(orders))))
+        here += register_count(type_)
+    return layout, here + draw(st.integers(0, 3))
+
+
+def answer(count: int, seed: int) -> bytes:
+    return random.Random(seed).randbytes(2 * count)
+
+
+@given(layouts(), st.integers(0, 2**32))
+def test_every_layout_decodes_as_the_plain_twin_does(case: tuple[list[Place], int], seed: int) -> None:
+    layout, count = case
+    data = answer(count, seed)
+    assert same(compile_decoder(layout, count)(data), [naive(data, place) for place in layout])
+
+
+@given(layouts(), st.randoms(use_true_random=False))
+def test_values_come_in_the_order_of_the_layout_also_unsorted_and_repeated(
+    case: tuple[list[Place], int], shuffle: random.Random
+) -> None:
+    layout, count = case
+    layout = layout + layout[:3]
+    shuffle.shuffle(layout)
+    data = answer(count, 7)
+    assert same(compile_decoder(layout, count)(data), [naive(data, place) for place in layout])
+
+
+@given(layouts(orders=("big",)))
+def test_a_layout_in_big_order_is_one_call_of_a_precompiled_struct(case: tuple[list[Place], int]) -> None:
+    decode = compile_decoder(*case)
+    assert isinstance(getattr(decode, "__self__", None), struct.Struct)
+
+
+@given(layouts(), st.integers(-3, 3).filter(bool))
+def test_an_answer_of_another_length_is_refused(case: tuple[list[Place], int], difference: int) -> None:
+    layout, count = case
+    decode = compile_decoder(layout, count)
+    with pytest.raises(struct.error):
+        decode(bytes(max(2 * count + difference, 1) if count else 2))
+
+
+@pytest.mark.parametrize(("word_order", "byte_order"), list(product(ORDERS, ORDERS)))
+@pytest.mark.parametrize("type_", REGISTER_TYPES)
+@given(data=st.data())
+def test_what_is_encoded_is_decoded_again(
+    type_: RegisterType, word_order: Order, byte_order: Order, data: st.DataObject
+) -> None:
+    bits = int(type_[-2:])
+    value: float
+    if type_.startswith("float"):
+        value = data.draw(st.floats(width=64 if bits == 64 else 32))
+    elif type_.startswith("u"):
+        value = data.draw(st.integers(0, 2**bits - 1))
+    else:
+        value = data.draw(st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1))
+    encoded = encode(type_, value, word_order, byte_order)
+    place: Place = (0, type_, word_order, byte_order)
+    assert len(encoded) == 2 * register_count(type_)
+    assert same([naive(encoded, place)], [value])
+    assert same(compile_decoder([place], register_count(type_))(encoded), [value])
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        ("int16", 2**15),
+        ("int16", -(2**15) - 1),
+        ("uint16", -1),
+        ("uint16", 65_536),
+        ("int32", 2**31),
+        ("uint32", 2**32),
+        ("int64", -(2**63) - 1),
+        ("uint64", 2**64),
+        ("uint32", 1.5),
+        ("uint32", 2.0),
+        ("float32", 1e39),
+        ("bool", True),
+    ],
+)
+def test_a_value_that_does_not_fit_its_register_is_refused(type_: RegisterType, value: float) -> None:
+    with pytest.raises(RegisterValueError, match=type_):
+        encode(type_, value)
+
+
+def test_word_orders_look_on_the_wire_as_makers_print_them() -> None:
+    assert encode("uint32", 0x0A0B0C0D) == bytes.fromhex("0A0B 0C0D")
+    assert encode("uint32", 0x0A0B0C0D, word_order="little") == bytes.fromhex("0C0D 0A0B")
+    assert encode("uint32", 0x0A0B0C0D, byte_order="little") == bytes.fromhex("0B0A 0D0C")
+    assert encode("uint32", 0x0A0B0C0D, word_order="little", byte_order="little") == bytes.fromhex("0D0C 0B0A")
+    assert encode("uint64", 0x0102030405060708, word_order="little") == bytes.fromhex("0708 0506 0304 0102")
+
+
+def test_nan_and_infinity_come_out_as_they_are() -> None:
+    data = bytes.fromhex("7FC0 0000 7F80 0000 FF80 0000")
+    decode = compile_decoder([(i, "float32", "big", "big") for i in (0, 2, 4)], 6)
+    nan, high, low = decode(data)
+    assert math.isnan(nan)
+    assert (high, low) == (math.inf, -math.inf)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        (-1, "uint16", "big", "big"),
+        (4, "uint16", "big", "big"),
+        (3, "uint32", "big", "big"),
+        (1, "float64", "little", "big"),
+        (0, "bool", "big", "big"),
+    ],
+)
+def test_a_value_outside_the_answer_is_refused_before_any_request(place: Place) -> None:
+    with pytest.raises(DecodePlanError, match=place[1]):
+        compile_decoder([place], 4)
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=70), st.data())
+def test_bits_come_out_as_they_were_packed(bits: list[bool], data: st.DataObject) -> None:
+    offsets = data.draw(st.lists(st.integers(0, len(bits) - 1), max_size=10))
+    packed = encode_bits(bits)
+    twin = [bool(packed[offset // 8] >> offset % 8 & 1) for offset in offsets]
+    assert list(compile_bit_decoder(offsets, len(bits))(packed)) == twin == [bits[offset] for offset in offsets]
+
+
+def test_bits_stand_as_in_the_modbus_specification() -> None:
+    """Coils 20 to 38 of the specification's example: CD 6B 05, the first coil in the lowest bit."""
+    decode = compile_bit_decoder([0, 1, 2, 8, 18], 19)
+    assert decode(bytes.fromhex("CD6B05")) == (True, False, True, True, True)
+
+
+def test_bits_of_another_length_or_place_are_refused() -> None:
+    with pytest.raises(struct.error):
+        compile_bit_decoder([0], 9)(b"\x01")
+    with pytest.raises(DecodePlanError, match="bit 9"):
+        compile_bit_decoder([9], 9)
