@@ -53,7 +53,7 @@ class Point(BaseModel):
         Meter model of the catalogue, and serial number.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     device: str
     tag: str
@@ -82,6 +82,13 @@ class Point(BaseModel):
             return topics.check_name("name", value)
         except ProtocolError as error:
             raise ValueError(str(error)) from error
+
+    @field_validator("accuracy_class", "address", "model", "serial")
+    @classmethod
+    def _storable(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("holds a NUL character, which a database could not store")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

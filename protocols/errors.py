@@ -33,3 +33,7 @@ class CatalogueError(ProtocolError):
 
 class DecodePlanError(ProtocolError):
     """A register field cannot be decoded as described."""
+
+
+class RegisterValueError(ProtocolError):
+    """A value does not fit the register type that it should be encoded as."""

@@ -13,7 +13,7 @@ import orjson
 
 from protocols import wire
 from protocols.errors import PayloadError
-from protocols.reading import BatchKey
+from protocols.reading import MAX_POINT, BatchKey
 
 Reason = Literal["disk_full", "size_limit", "buffer_corrupt", "operator"]
 
@@ -118,8 +118,8 @@ def decode(payload: bytes) -> Gap:
             raise PayloadError(f"{where} is {item!r:.80}; allowed: an object")
         wire.only(item, {"schema", "points", "first", "last", "readings"}, where)
         points = wire.array(item, "points", where)
-        if not all(type(index) is int and index >= 0 for index in points):
-            raise PayloadError(f"{where}.points is {points!r:.80}; allowed: indices from 0")
+        if not all(type(index) is int and 0 <= index <= MAX_POINT for index in points):
+            raise PayloadError(f"{where}.points is {points!r:.80}; allowed: indices from 0 to {MAX_POINT}")
         lost.append(
             LostPoints(
                 wire.hex_digits(item, "schema", 64, where),

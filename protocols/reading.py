@@ -22,6 +22,8 @@ Value = float | int | bool | str | None
 
 INT_MIN, INT_MAX = -(2**63), 2**63 - 1
 """Range of integer values; anything wider is sent as a float or as text."""
+MAX_POINT = 2**31 - 1
+"""Highest index of a point in its schema."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,8 +35,9 @@ def only(document: dict[str, Any], allowed: set[str], what: str) -> None:
 
 def version(document: dict[str, Any], expected: int, what: str) -> None:
     """Check the format's version."""
-    if document.get("v") != expected:
-        raise PayloadError(f"{what} has version {document.get('v')!r}; allowed: {expected}")
+    found = document.get("v")
+    if type(found) is not int or found != expected:
+        raise PayloadError(f"{what} has version {found!r:.80}; allowed: {expected}")
 
 
 def _get(document: dict[str, Any], name: str, kind: type, what: str) -> Any:

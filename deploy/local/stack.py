@@ -94,9 +94,7 @@ class Stack:
             "METERCARBON_API_HOST": setting.api_host,
             "METERCARBON_API_PORT": str(self.api_port),
             "METERCARBON_CLOCK_ANCHOR_US": str(self.clock.anchor_us),
-            "METERCARBON_CLOCK_ORIGIN": datetime.fromtimestamp(
-                self._origin_us / US, setting.first.tzinfo
-            ).isoformat(),
+            "METERCARBON_CLOCK_ORIGIN": datetime.fromtimestamp(self._origin_us / US, setting.first.tzinfo).isoformat(),
             "METERCARBON_CLOCK_SPEED": repr(setting.speed),
             "METERCARBON_DSN": setting.dsn,
             "METERCARBON_PACK_DIR": str(setting.pack),

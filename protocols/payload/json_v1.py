@@ -20,7 +20,7 @@ import orjson
 from protocols import wire
 from protocols.errors import PayloadError
 from protocols.quality import FIRST_BAD
-from protocols.reading import INT_MAX, INT_MIN, Batch, BatchKey, ClockState, Columns, ValueType
+from protocols.reading import INT_MAX, INT_MIN, MAX_POINT, Batch, BatchKey, ClockState, Columns, ValueType
 
 _GROUPS: dict[ValueType, str] = {"float": "f", "int": "i", "bool": "b", "text": "s"}
 _TYPES: dict[ValueType, frozenset[type]] = {
@@ -29,11 +29,13 @@ _TYPES: dict[ValueType, frozenset[type]] = {
     "bool": frozenset({bool}),
     "text": frozenset({str}),
 }
+_CLOCK_KEYS = {"sync", "boot", "mono"}
 _KEYS = {"v", "tenant", "agent", "epoch", "seq", "schema", "at", "clock", "t0", *_GROUPS.values()}
 _INT = {int}
-MAX_POINT = 2**31 - 1
 MAX_OFFSET_US = 366 * 86_400 * 1_000_000
 """A batch spans at most a year."""
+MAX_BASE_US = 2**62
+"""Base time and offset always add up within 64 bits."""
 
 
 class JsonV1:
@@ -79,6 +81,7 @@ class JsonV1:
         wire.only(document, _KEYS, "batch")
         wire.version(document, 1, "batch")
         clock = wire.mapping(document, "clock", "batch")
+        wire.only(clock, _CLOCK_KEYS, "batch.clock")
         columns: dict[ValueType, Columns] = {}
         for value_type, short in _GROUPS.items():
             if short in document:
@@ -94,7 +97,7 @@ class JsonV1:
                 boot_id=wire.text(clock, "boot", "batch.clock"),
                 monotonic_us=wire.integer(clock, "mono", "batch.clock"),
             ),
-            base_us=wire.integer(document, "t0", "batch"),
+            base_us=wire.integer(document, "t0", "batch", -MAX_BASE_US, MAX_BASE_US),
             columns=columns,
         )
 

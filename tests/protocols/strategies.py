@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from hypothesis import strategies as st
 
 from protocols.payload.json_v1 import MAX_BASE_US, MAX_OFFSET_US
@@ -18,6 +20,8 @@ from protocols.reading import (
     Value,
     ValueType,
 )
+
+T = TypeVar("T")
 
 HEX = "0123456789abcdef"
 names = st.text(st.sampled_from("abcXYZ019_-.äß生料磨"), min_size=1, max_size=64)
@@ -41,18 +45,21 @@ values: dict[ValueType, st.SearchStrategy[Value]] = {
 def columns(draw: st.DrawFn, value_type: ValueType) -> Columns:
     """A group of readings; qualities are left out when all are good, as after decoding."""
     size = draw(st.integers(1, 12))
-    several = {"min_size": size, "max_size": size}
+
+    def several(strategy: st.SearchStrategy[T]) -> st.SearchStrategy[list[T]]:
+        return st.lists(strategy, min_size=size, max_size=size)
+
     qualities = draw(
         st.one_of(
             st.just([0] * size),
-            st.lists(st.integers(0, 255), **several),
-            st.lists(st.sampled_from([0, 64, 128]), **several),
+            several(st.integers(0, 255)),
+            several(st.sampled_from([0, 64, 128])),
         )
     )
-    drawn = draw(st.lists(values[value_type], **several))
+    drawn = draw(several(values[value_type]))
     return Columns(
-        points=draw(st.lists(st.one_of(st.integers(0, 200), st.integers(0, MAX_POINT)), **several)),
-        offsets_us=draw(st.lists(st.integers(-MAX_OFFSET_US, MAX_OFFSET_US), **several)),
+        points=draw(several(st.one_of(st.integers(0, 200), st.integers(0, MAX_POINT)))),
+        offsets_us=draw(several(st.integers(-MAX_OFFSET_US, MAX_OFFSET_US))),
         values=[None if code >= FIRST_BAD else value for value, code in zip(drawn, qualities, strict=True)],
         qualities=qualities if any(qualities) else [],
     )

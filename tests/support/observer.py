@@ -1,4 +1,4 @@
-"""A bystander at the broker that notes the identity of every message from agents, so that tests can see redeliveries."""
+"""A bystander at the broker who notes the identity of each message from agents, so that redeliveries show."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import orjson
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from deploy.local.broker import Broker
 from protocols import topics
@@ -22,7 +23,7 @@ class Observer:
         self._seen: Counter[tuple[str, int]] = Counter()
         self._connected = threading.Event()
         protocol = mqtt.MQTTv5 if broker.mqtt_version == 5 else mqtt.MQTTv311
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=protocol)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message

@@ -49,8 +49,7 @@ def naive(data: bytes, place: Place) -> int | float:
 def same(one: Sequence[float], other: Sequence[float]) -> bool:
     """Equal in type and value, NaN equal to NaN."""
     return len(one) == len(other) and all(
-        type(a) is type(b) and (a == b or (math.isnan(a) and math.isnan(b)))
-        for a, b in zip(one, other, strict=True)
+        type(a) is type(b) and (a == b or (math.isnan(a) and math.isnan(b))) for a, b in zip(one, other, strict=True)
     )
 
 
@@ -93,6 +92,12 @@ def test_values_come_in_the_order_of_the_layout_also_unsorted_and_repeated(
 def test_a_layout_in_big_order_is_one_call_of_a_precompiled_struct(case: tuple[list[Place], int]) -> None:
     decode = compile_decoder(*case)
     assert isinstance(getattr(decode, "__self__", None), struct.Struct)
+
+
+def test_word_order_means_nothing_to_single_registers() -> None:
+    decode = compile_decoder([(1, "int16", "little", "big"), (2, "uint16", "little", "big")], 3)
+    assert isinstance(getattr(decode, "__self__", None), struct.Struct)
+    assert decode(bytes.fromhex("0000 FFFF FFFF")) == (-1, 65_535)
 
 
 @given(layouts(), st.integers(-3, 3).filter(bool))

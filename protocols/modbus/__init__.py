@@ -1,0 +1,1 @@
+"""Modbus without a connection: what bytes mean, and which requests to make."""
