@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,9 +28,14 @@ def _missing(error: services.ServiceError) -> None:
 
 
 @pytest.fixture(scope="session")
-def service_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Logs and configs of services of this session."""
-    return tmp_path_factory.mktemp("services")
+def service_dir() -> Iterator[Path]:
+    """Data, logs and configs of services of this session.
+
+    Not below pytest's own directory: another session starting takes away the permissions there that the
+    embedded PostgreSQL, which never runs as root, depends on.
+    """
+    with tempfile.TemporaryDirectory(prefix="metercarbon-test-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")

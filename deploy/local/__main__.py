@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import shutil
 import signal
 import sys
@@ -22,7 +23,7 @@ from rich.console import Console
 from accounting import model
 from deploy.local import report as reporting
 from deploy.local.broker import local_broker
-from deploy.local.display import Progress, steps_table, verdict
+from deploy.local.display import PICTURE_WIDTH, Progress, show
 from deploy.local.errors import StackError
 from deploy.local.postgres import embedded_postgres
 from deploy.local.stack import Setting, Stack, running_stack
@@ -41,11 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plant", choices=packs, default="cement", help="plant pack (default: %(default)s)")
     parser.add_argument("--once", action="store_true", help="end after the plant's days instead of serving on")
     parser.add_argument("--report", type=Path, help="write the result as JSON to this file")
+    parser.add_argument("--picture", type=Path, help="draw the result as SVG to this file")
     parser.add_argument("--speed", type=float, default=1440, help="plant seconds per second (default: %(default)s)")
     parser.add_argument("--api-port", type=int, default=0, help="port of the API on 127.0.0.1 (default: a free one)")
     parser.add_argument("--keep", type=Path, help="keep database, buffer and logs in this new directory")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PICTURE_WIDTH)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with contextlib.ExitStack() as stack:
@@ -77,7 +79,9 @@ def _run(options: argparse.Namespace, directory: Path, console: Console) -> dict
     zone = ZoneInfo(plant.site.timezone)
     first = datetime.combine(expected.before, clock_time(), zone)
     end = datetime.combine(expected.after + timedelta(days=1), clock_time(), zone)
-    labels = {process.name: process.label or process.name for process in plant.processes}
+    labels = {
+        process.name: ("  " if process.parent else "") + (process.label or process.name) for process in plant.processes
+    }
     console.print("starting PostgreSQL, broker, ingest and API, simulated plant, agent …")
     with contextlib.ExitStack() as stack:
         dsn = stack.enter_context(embedded_postgres(directory / "postgres"))
@@ -97,13 +101,15 @@ def _run(options: argparse.Namespace, directory: Path, console: Console) -> dict
         counted = tally(dsn, readings_sent(running.agent_report_file))
         days = day_accounts(running, plant.site.name, first, end)
         starts = (first.isoformat(), datetime.combine(expected.after, clock_time(), zone).isoformat())
-        found = reporting.build(options.plant, expected, reporting.step_days(days), labels, starts, counted)
+        found = reporting.build(options.plant, expected, days, labels, starts, counted)
         found["broker"] = broker.kind
         found["database"] = running.get("/v1/status")["edition"]
         found["elapsed_s"] = round(time.monotonic() - started, 1)
-        console.print(steps_table(found))
-        for line in verdict(found):
-            console.print(line, soft_wrap=True)
+        show(console, found)
+        if options.picture:
+            picture = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO(), highlight=False)
+            show(picture, found)
+            picture.save_svg(str(options.picture), title="make demo")
         if options.report:
             options.report.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
         if not options.once:

@@ -86,31 +86,65 @@ def _number(value: float | None, digits: int) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
 
 
+PICTURE_WIDTH = 118
+"""Columns that the tables take in full."""
+
+
+def _pair(before: float | None, after: float | None, digits: int, scale: float = 1.0) -> str:
+    return " → ".join(_number(None if value is None else value * scale, digits) for value in (before, after))
+
+
 def steps_table(report: Mapping[str, Any]) -> Table:
-    """The table a plant engineer wants."""
+    """Electricity, output and CO₂ of each step, before → after."""
     table = Table(title=f"{report['plant']}: {report['days']['before']} → {report['days']['after']}")
-    table.add_column("Step")
-    for name in ("Electricity [MWh]", "Output [t]", "kWh/t", "Change", "CO₂ [kg/t]", "Coverage"):
+    table.add_column("Step", no_wrap=True)
+    for name in ("Electricity [MWh]", "Output", "Unit use", "Change", "CO₂", "Coverage"):
         table.add_column(name, justify="right")
     for step in report["steps"]:
         before, after = step["before"], step["after"]
 
         def pair(key: str, digits: int, scale: float = 1.0, days: tuple[Any, Any] = (before, after)) -> str:
-            values = [None if day[key] is None else day[key] * scale for day in days]
-            return " → ".join(_number(value, digits) for value in values)
+            return _pair(days[0][key], days[1][key], digits, scale)
 
-        made = before["output_unit"] is not None
+        unit = before["output_unit"]
         change = step["change_percent"]
         table.add_row(
             step["label"],
             pair("electricity_kwh", 1, 1e-3),
-            pair("output", 0) if made else "",
-            pair("kwh_per_output", 2) if made else "",
+            f"{pair('output', 0)} {unit}" if unit else "",
+            f"{pair('kwh_per_output', 3 if unit == 'Nm3' else 2)} kWh/{unit}" if unit else "",
             "" if change is None else f"{change:+.2f} %",
-            pair("co2_kg_per_output", 2) if made else "",
+            f"{pair('co2_kg_per_output', 2)} kg/{unit}" if unit else "",
             f"{min(before['coverage'], after['coverage']):.2%}",
         )
     return table
+
+
+def carriers_table(report: Mapping[str, Any]) -> Table:
+    """Other carriers that steps use, before → after."""
+    table = Table(title="other carriers")
+    table.add_column("Step", no_wrap=True)
+    table.add_column("Carrier", no_wrap=True)
+    for name in ("Use", "Unit use", "Coverage"):
+        table.add_column(name, justify="right")
+    for row in report["carriers"]:
+        before, after = row["before"], row["after"]
+        table.add_row(
+            row["label"],
+            row["carrier"],
+            f"{_pair(before['use'], after['use'], 0)} {before['unit']}",
+            f"{_pair(before['unit_use'], after['unit_use'], 4)} {before['unit_use_unit']}",
+            f"{min(before['coverage'], after['coverage']):.2%}",
+        )
+    return table
+
+
+def show(console: Console, report: Mapping[str, Any]) -> None:
+    """Show the whole result."""
+    console.print(steps_table(report))
+    console.print(carriers_table(report))
+    for line in verdict(report):
+        console.print(line, soft_wrap=True)
 
 
 def verdict(report: Mapping[str, Any]) -> list[str]:

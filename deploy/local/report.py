@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -144,10 +144,33 @@ def _step_day(carriers: Mapping[str, Mapping[str, Any]]) -> StepDay:
     )
 
 
+def carrier_uses(
+    accounts: Iterable[Mapping[str, Any]], labels: Mapping[str, str], starts: tuple[str, str]
+) -> list[dict[str, Any]]:
+    """Use of every carrier but electricity, per process that has an output, before and after."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for account in accounts:
+        if account["carrier"] == "electricity" or account["output"] is None or account["process"] not in labels:
+            continue
+        row = found.setdefault(
+            (account["process"], account["carrier"]),
+            {"process": account["process"], "label": labels[account["process"]], "carrier": account["carrier"]},
+        )
+        row["before" if account["start"] == starts[0] else "after"] = {
+            "use": account["use"]["value"],
+            "unit": account["use"]["unit"],
+            "unit_use": account["unit_use"]["value"],
+            "unit_use_unit": account["unit_use"]["unit"],
+            "coverage": min(account["use"]["coverage"], account["output"]["coverage"]),
+        }
+    order = list(labels)
+    return sorted(found.values(), key=lambda row: (order.index(row["process"]), row["carrier"]))
+
+
 def build(
     plant: str,
     expected: Published,
-    rows: Mapping[str, Mapping[str, StepDay]],
+    accounts: Sequence[Mapping[str, Any]],
     labels: Mapping[str, str],
     starts: tuple[str, str],
     counted: Tally,
@@ -160,8 +183,8 @@ def build(
         Name of the pack.
     expected
         Published figures.
-    rows
-        From `step_days`.
+    accounts
+        Day accounts of both days, all carriers, as the API gives them.
     labels
         Process → how people call it, in the order of the table.
     starts
@@ -174,6 +197,7 @@ def build(
     StackError
         If a step has no account on one of the days.
     """
+    rows = step_days(accounts)
     steps = []
     for process, label in labels.items():
         if process not in rows:
@@ -204,6 +228,7 @@ def build(
         "plant": plant,
         "days": {"before": expected.before.isoformat(), "after": expected.after.isoformat()},
         "steps": steps,
+        "carriers": carrier_uses(accounts, labels, starts),
         "published": {"source": expected.source, "tolerance_percent": expected.tolerance_percent, "figures": figures},
         "readings": readings,
         "ok": counted.clean and all(figure["within"] for figure in figures),
