@@ -23,6 +23,7 @@ from deploy.local.ports import free_port, wait_for_port
 from deploy.local.processes import Child
 from protocols.timebase import US, TimeBase
 
+AGENT_REPORT = "agent-report.json"
 START_LEAD_S = 8.0
 """Real seconds between the clock's anchor and the first plant instant that counts: time to start."""
 
@@ -74,8 +75,8 @@ class Stack:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.api_port = setting.api_port or free_port(setting.api_host)
-        self.truth_file = setting.directory / "truth.json"
-        self.agent_report_file = setting.directory / "agent-report.json"
+        self.truth_file = setting.directory / "truth.jsonl"
+        self.agent_report_file = setting.directory / AGENT_REPORT
         origin_us = round(setting.first.timestamp() * US) - round(START_LEAD_S * setting.speed * US)
         self._origin_us = origin_us
         self.clock = TimeBase(origin_us, time.time_ns() // 1000, setting.speed)
@@ -88,8 +89,9 @@ class Stack:
         """Base address of the API."""
         return f"http://{self.setting.api_host}:{self.api_port}"
 
-    def _child(self, name: str, package: str, arguments: Sequence[str]) -> Child:
+    def _child(self, name: str, package: str, arguments: Sequence[str], directory: Path | None = None) -> Child:
         setting = self.setting
+        directory = directory or setting.directory
         environment = {
             "METERCARBON_API_HOST": setting.api_host,
             "METERCARBON_API_PORT": str(self.api_port),
@@ -98,7 +100,7 @@ class Stack:
             "METERCARBON_CLOCK_SPEED": repr(setting.speed),
             "METERCARBON_DSN": setting.dsn,
             "METERCARBON_PACK_DIR": str(setting.pack),
-            "METERCARBON_RUN_DIR": str(setting.directory),
+            "METERCARBON_RUN_DIR": str(directory),
             "MQTT_HOST": setting.broker.host,
             "MQTT_PORT": str(setting.broker.port),
             "MQTT_VERSION": str(setting.broker.mqtt_version),
@@ -106,7 +108,7 @@ class Stack:
             **setting.environment,
         }
         command = [sys.executable, "-m", package, *arguments]
-        return Child(name, command, setting.directory / f"{name}.log", environment)
+        return Child(name, command, directory / f"{name}.log", environment)
 
     def start_ingest(self, timeout_s: float = 120) -> None:
         """Start the cloud side and wait until it is ready; the first start compiles the kernels."""
@@ -133,8 +135,12 @@ class Stack:
 
     def start_agent(self) -> None:
         """Start the agent; again after it was killed."""
-        agent = ["run", str(self.setting.pack / "agent.toml"), "--report", str(self.agent_report_file)]
-        self.agent = self._child("edge-agent", "edge_agent", agent).start()
+        self.agent = self.agent_process(self.setting.directory).start()
+
+    def agent_process(self, directory: Path) -> Child:
+        """An agent of this plant with its buffer, log and report in a directory; a clone's in another one."""
+        agent = ["run", str(self.setting.pack / "agent.toml"), "--report", str(directory / AGENT_REPORT)]
+        return self._child("edge-agent", "edge_agent", agent, directory)
 
     def require(self) -> None:
         """Check that all three run."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import tomllib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +100,27 @@ def _hour_accounts(stack: Stack, from_us: int, to_us: int) -> list[dict[str, Any
 
 
 def _iso(at_us: int) -> str:
-    from datetime import UTC, datetime
-
     return datetime.fromtimestamp(at_us / US, UTC).isoformat()
 
 
 def _true_use(truth: truth_log.Truth, point: str, from_us: int, to_us: int) -> float:
-    """What the meter behind a point truly measured; the fleet's header says which series that is."""
-    device, _tag = point.split("/")
-    return truth.use(truth.header["devices"][device], from_us, to_us)
+    """What the meter behind a point truly measured."""
+    if point == STANDING:
+        return 0.0
+    return truth.use(truth.header["points"][NODES.get(point, point)], from_us, to_us)
+
+
+def _nodes() -> dict[str, str]:
+    """OPC-UA points as the agent calls them → as the fleet does, by node."""
+    agent = tomllib.loads((PACK / "agent.toml").read_text(encoding="utf-8"))
+    return {
+        f"{device['name']}/{tag['name']}": f"{device['name']}/{tag['node'].partition(';s=')[2]}"
+        for device in agent["device"]
+        for tag in device.get("tag", ())
+        if "node" in tag
+    }
+
+
+NODES = _nodes()
+STANDING = "whr_generator/active_energy_import"
+"""A register of the generator's meter that its plant never moves, since it always delivers."""

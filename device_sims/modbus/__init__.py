@@ -1,0 +1,1 @@
+"""Modbus TCP: devices as tables of registers, and the listeners that serve them."""

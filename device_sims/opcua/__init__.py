@@ -1,0 +1,1 @@
+"""OPC-UA: a server whose variables follow the plant."""
