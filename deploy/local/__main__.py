@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import shutil
 import signal
 import sys
@@ -23,7 +22,7 @@ from rich.console import Console
 from accounting import model
 from deploy.local import report as reporting
 from deploy.local.broker import local_broker
-from deploy.local.display import PICTURE_WIDTH, Progress, show
+from deploy.local.display import PICTURE_WIDTH, Progress, picture, show
 from deploy.local.errors import StackError
 from deploy.local.postgres import embedded_postgres
 from deploy.local.stack import Setting, Stack, running_stack
@@ -107,9 +106,7 @@ def _run(options: argparse.Namespace, directory: Path, console: Console) -> dict
         found["elapsed_s"] = round(time.monotonic() - started, 1)
         show(console, found)
         if options.picture:
-            picture = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO(), highlight=False)
-            show(picture, found)
-            picture.save_svg(str(options.picture), title="make demo")
+            options.picture.write_text(picture(found), encoding="utf-8")
         if options.report:
             options.report.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2) + b"\n")
         if not options.once:

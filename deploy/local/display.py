@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, tzinfo
 from typing import Any
@@ -97,8 +99,15 @@ def _pair(before: float | None, after: float | None, digits: int, scale: float =
 def steps_table(report: Mapping[str, Any]) -> Table:
     """Electricity, output and CO₂ of each step, before → after."""
     table = Table(title=f"{report['plant']}: {report['days']['before']} → {report['days']['after']}")
-    table.add_column("Step", no_wrap=True)
-    for name in ("Electricity [MWh]", "Output", "Unit use", "Change", "CO₂", "Coverage"):
+    table.add_column("\nStep", no_wrap=True)
+    for name in (
+        "Electricity\nMWh",
+        "\nOutput",
+        "Unit use\nkWh per unit",
+        "\nChange",
+        "CO₂\nkg per unit",
+        "\nCoverage",
+    ):
         table.add_column(name, justify="right")
     for step in report["steps"]:
         before, after = step["before"], step["after"]
@@ -112,9 +121,9 @@ def steps_table(report: Mapping[str, Any]) -> Table:
             step["label"],
             pair("electricity_kwh", 1, 1e-3),
             f"{pair('output', 0)} {unit}" if unit else "",
-            f"{pair('kwh_per_output', 3 if unit == 'Nm3' else 2)} kWh/{unit}" if unit else "",
+            pair("kwh_per_output", 3 if unit == "Nm3" else 2) if unit else "",
             "" if change is None else f"{change:+.2f} %",
-            f"{pair('co2_kg_per_output', 2)} kg/{unit}" if unit else "",
+            pair("co2_kg_per_output", 2) if unit else "",
             f"{min(before['coverage'], after['coverage']):.2%}",
         )
     return table
@@ -147,13 +156,28 @@ def show(console: Console, report: Mapping[str, Any]) -> None:
         console.print(line, soft_wrap=True)
 
 
+def picture(report: Mapping[str, Any]) -> str:
+    """The whole result as an SVG that loads nothing from elsewhere."""
+    console = Console(record=True, width=PICTURE_WIDTH, file=io.StringIO(), highlight=False)
+    show(console, report)
+    return re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="make demo"), flags=re.DOTALL)
+
+
 def verdict(report: Mapping[str, Any]) -> list[str]:
-    """The lines under the table: readings, and the published figures."""
+    """The lines under the tables: readings, CO₂ factors, the published figures."""
     counted = report["readings"]
     lines = [
         f"readings sent {counted['sent']:,} · stored {counted['stored']:,} · lost {counted['lost']:,} · "
         f"duplicated {counted['duplicated']:,}"
     ]
+    factors = {
+        f"{carrier} {factor['value']:g} {factor['unit']} ({factor['name']} {factor['year'] or ''}".rstrip() + ")"
+        for step in report["steps"]
+        for day in ("before", "after")
+        for carrier, factor in step[day]["factors"].items()
+        if factor is not None
+    }
+    lines.append(f"CO₂ by {' · '.join(sorted(factors))}")
     for figure in report["published"]["figures"]:
         found = _number(figure["found"], 3)
         deviation = figure["deviation_percent"]

@@ -1,0 +1,1 @@
+"""The HTTP API: points, readings, accounts, agents, status."""

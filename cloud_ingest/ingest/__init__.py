@@ -1,0 +1,1 @@
+"""From the broker to the database: subscribe, decode, deduplicate, write, announce what is committed."""

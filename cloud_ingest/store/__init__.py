@@ -1,0 +1,1 @@
+"""The database: connections, migrations, editions, ledger, readings, change feed. Knows none of its users."""

@@ -1,0 +1,93 @@
+-- insert --
+-- Enter messages in the order of their keys; those that are there already return no row.
+INSERT INTO ledger (agent_id, epoch, seq, kind, status, digest, readings, schema_id, first_at, last_at,
+                    clock_synchronised)
+SELECT * FROM unnest(
+    %(agent_id)s::int[], %(epoch)s::uuid[], %(seq)s::bigint[], %(kind)s::smallint[], %(status)s::smallint[],
+    %(digest)s::bytea[], %(readings)s::int[], %(schema_id)s::bytea[], %(first_at)s::timestamptz[],
+    %(last_at)s::timestamptz[], %(clock_synchronised)s::boolean[]
+) AS t (agent_id, epoch, seq, kind, status, digest, readings, schema_id, first_at, last_at, clock_synchronised)
+ORDER BY t.agent_id, t.epoch, t.seq
+ON CONFLICT (agent_id, epoch, seq) DO NOTHING
+RETURNING batch_id, agent_id, epoch, seq
+
+-- settled_before --
+-- Keys that the ranges of their epochs hold, and whether as committed (else as dropped).
+SELECT t.agent_id, t.epoch, t.seq, t.seq <@ e.committed
+FROM unnest(%(agent_id)s::int[], %(epoch)s::uuid[], %(seq)s::bigint[]) AS t (agent_id, epoch, seq)
+JOIN ledger_epoch e USING (agent_id, epoch)
+WHERE t.seq <@ e.committed OR t.seq <@ e.dropped
+
+-- withdraw --
+-- Take back rows of this transaction.
+DELETE FROM ledger WHERE batch_id = ANY(%(batch_ids)s)
+
+-- entered_before --
+-- Digests of keys that were there.
+SELECT l.agent_id, l.epoch, l.seq, l.digest
+FROM unnest(%(agent_id)s::int[], %(epoch)s::uuid[], %(seq)s::bigint[]) AS t (agent_id, epoch, seq)
+JOIN ledger l USING (agent_id, epoch, seq)
+
+-- amend --
+-- Add dropped and disputed seqs.
+INSERT INTO ledger_epoch AS e (agent_id, epoch, dropped, disputed, position)
+SELECT t.agent_id, t.epoch, t.dropped::int8multirange, t.disputed::int8multirange, 1
+FROM unnest(%(agent_id)s::int[], %(epoch)s::uuid[], %(dropped)s::text[], %(disputed)s::text[])
+    AS t (agent_id, epoch, dropped, disputed)
+ORDER BY t.agent_id, t.epoch
+ON CONFLICT (agent_id, epoch) DO UPDATE SET
+    dropped = e.dropped + excluded.dropped,
+    disputed = e.disputed + excluded.disputed,
+    position = e.position + 1,
+    updated_at = clock_timestamp()
+
+-- touch_epochs --
+-- Make sure that the epochs have rows.
+INSERT INTO ledger_epoch (agent_id, epoch)
+SELECT * FROM unnest(%(agent_id)s::int[], %(epoch)s::uuid[]) AS t (agent_id, epoch)
+ORDER BY t.agent_id, t.epoch
+ON CONFLICT DO NOTHING
+
+-- lock_epochs --
+-- One folds at a time, in the order of keys.
+SELECT FROM ledger_epoch e
+JOIN unnest(%(agent_id)s::int[], %(epoch)s::uuid[]) AS t (agent_id, epoch) USING (agent_id, epoch)
+ORDER BY e.agent_id, e.epoch
+FOR UPDATE OF e
+
+-- fold --
+-- Count committed rows into the ranges. Rows that a replay holds are left for the next time.
+WITH due AS (
+    SELECT l.agent_id, l.epoch, l.seq
+    FROM unnest(%(agent_id)s::int[], %(epoch)s::uuid[]) AS t (agent_id, epoch)
+    JOIN ledger l USING (agent_id, epoch)
+    WHERE NOT l.folded
+    FOR UPDATE OF l SKIP LOCKED
+), flipped AS (
+    UPDATE ledger l SET folded = true FROM due d
+    WHERE (l.agent_id, l.epoch, l.seq) = (d.agent_id, d.epoch, d.seq)
+    RETURNING l.agent_id, l.epoch, l.seq
+), news AS (
+    SELECT agent_id, epoch, range_agg(int8range(seq, seq, '[]')) AS seqs FROM flipped GROUP BY agent_id, epoch
+)
+UPDATE ledger_epoch e SET
+    committed = e.committed + n.seqs,
+    position = e.position + 1,
+    updated_at = clock_timestamp()
+FROM news n
+WHERE (e.agent_id, e.epoch) = (n.agent_id, n.epoch)
+
+-- states --
+-- What may be announced: committed or dropped, and not disputed.
+SELECT e.agent_id, e.epoch, e.position, e.committed + e.dropped - e.disputed
+FROM ledger_epoch e
+JOIN unnest(%(agent_id)s::int[], %(epoch)s::uuid[]) AS t (agent_id, epoch) USING (agent_id, epoch)
+
+-- unfolded --
+-- Epochs with rows not counted yet.
+SELECT DISTINCT agent_id, epoch FROM ledger WHERE NOT folded
+
+-- set_status --
+-- What became of a parked message.
+UPDATE ledger SET status = %(status)s, first_at = %(first_at)s, last_at = %(last_at)s
+WHERE batch_id = %(batch_id)s

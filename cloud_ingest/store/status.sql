@@ -1,0 +1,21 @@
+-- ledger --
+-- Messages by status, and readings of those stored.
+SELECT count(*) FILTER (WHERE status = 0), count(*) FILTER (WHERE status = 1), count(*) FILTER (WHERE status = 2),
+       coalesce(sum(readings) FILTER (WHERE status = 0), 0)::bigint
+FROM ledger
+
+-- parked --
+-- Parked messages.
+SELECT count(*) FROM parked
+
+-- dead_letters --
+-- Dead letters.
+SELECT count(*) FROM dead_letter
+
+-- quarantined --
+-- Readings with times that can't be.
+SELECT count(*) FROM quarantine
+
+-- agents --
+-- Agents by state.
+SELECT state, count(*) FROM agent GROUP BY state ORDER BY state

@@ -1,0 +1,1 @@
+"""From readings to records on disk that wait until the store has them."""

@@ -1,0 +1,1 @@
+"""Drivers: one file per protocol; `base` says what each of them does."""

@@ -1,0 +1,424 @@
+"""Modbus TCP: one connection, one request at a time, many units behind it.
+
+Invariants
+
+- A request has one answer or none: pymodbus compares transaction and unit ids, so a late answer is thrown
+  away and shifts nothing.
+- A unit that does not answer costs the others at most one timeout per poll of it, and once it has failed a
+  few times, one per probe interval.
+- The connection is closed by us only when no unit at all has answered for a while, never because of one unit.
+- A block that the device refuses (exceptions 2 and 3) is split until the refused fields stand alone; the rest
+  goes on in the same poll. Refused fields are tried again now and then, and so is the unsplit plan.
+- A reading's time is the middle of its own request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
+
+from pymodbus.client import AsyncModbusTcpClient
+from pymodbus.exceptions import ModbusException
+from pymodbus.pdu import ModbusPDU
+
+from edge_agent.clock import Clock
+from edge_agent.config import ModbusTcp, Polling
+from edge_agent.drivers.base import Backoff, Turn, jittered
+from edge_agent.points import ModbusBus, ModbusDevice, RegisterTag
+from edge_agent.polling.reporter import Reporter
+from edge_agent.signals import Signals
+from protocols import quality as qualities
+from protocols.modbus import words
+from protocols.modbus.requests import Request, bisect, data_bytes
+from protocols.quality import Quality
+from protocols.reading import INT_MAX, Value, ValueType
+
+_log = logging.getLogger(__name__)
+
+_EXCEPTIONS = {
+    1: Quality.BAD_CONFIGURATION,
+    2: Quality.BAD_CONFIGURATION,
+    3: Quality.BAD_CONFIGURATION,
+    4: Quality.BAD_DEVICE_FAILURE,
+    10: Quality.BAD_NO_COMMUNICATION,
+    11: Quality.BAD_TIMEOUT,
+}
+"""Exception codes that say more than that the device refused."""
+_REFUSED = {2, 3}
+_BEHIND_GATEWAY = {10, 11}
+"""Exceptions by which a gateway says that the unit itself did not answer."""
+_FIRST_RECONNECT_S = 0.2
+_SILENT_S = 30.0
+"""A connection on which nothing has answered for so long is made anew."""
+_SILENT_REQUESTS = 3
+_REFUSED_RETRY_S = 300.0
+_REPLAN_S = 3600.0
+_ENDLESS = 10**9
+
+
+class _RawAnswer(ModbusPDU):
+    """An answer whose data are left as they came; decode plans read them."""
+
+    raw: bytes = b""
+
+    def decode(self, data: bytes) -> None:
+        """Keep byte count and data."""
+        self.raw = data
+
+
+class _Coils(_RawAnswer):
+    function_code = 1
+
+
+class _Discretes(_RawAnswer):
+    function_code = 2
+
+
+class _Holdings(_RawAnswer):
+    function_code = 3
+
+
+class _Inputs(_RawAnswer):
+    function_code = 4
+
+
+_ANSWERS: dict[str, type[_RawAnswer]] = {"coil": _Coils, "discrete": _Discretes, "holding": _Holdings, "input": _Inputs}
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Values of one type in an answer: which points they are, and where."""
+
+    value_type: ValueType
+    points: tuple[int, ...]
+    pick: Callable[[Sequence[Value]], tuple[Value, ...]] | None
+    """None: all values of the answer."""
+
+
+class _Read:
+    """A request with its decode plan, compiled once."""
+
+    def __init__(self, request: Request, device: ModbusDevice, reporter: Reporter) -> None:
+        tags = [device.tags[position] for position in request.fields]
+        self.request = request
+        self.points = tuple(tag.index for tag in tags)
+        self.failures = 0
+        self.retry_at = 0.0
+        self._size = data_bytes(request.table, request.count)
+        self._decode = _decoder(request, tags)
+        self._factors = None
+        if not all(tag.field.is_raw for tag in tags):
+            # Integers 1 and 0 leave raw integers what they are.
+            self._factors = [(1, 0) if tag.field.is_raw else (tag.field.scale, tag.field.offset) for tag in tags]
+        self._no_values = tuple(
+            (position, tag.field.no_value) for position, tag in enumerate(tags) if tag.field.no_value is not None
+        )
+        self.types = tuple(tag.field.value_type for tag in tags)
+        self.groups = tuple(_groups(self.types, self.points))
+        self._careful = bool(self._no_values) or any(tag.field.type == "uint64" for tag in tags)
+        self.plain = reporter.is_plain(self.points)
+
+    def values(self, answer: ModbusPDU) -> Sequence[Value] | None:
+        """Values of an answer, None in place of those that are none; None if the answer makes no sense."""
+        if not isinstance(answer, _ANSWERS[self.request.table]):
+            return None
+        raw = answer.raw
+        if len(raw) != self._size + 1 or raw[0] != self._size:
+            return None
+        values = self._decode(raw[1:])
+        if self._careful or not math.isfinite(sum(values)):
+            return self._checked(values)
+        if self._factors is not None:
+            return [value * scale + offset for value, (scale, offset) in zip(values, self._factors, strict=True)]
+        return values
+
+    def _checked(self, values: words.Values) -> list[Value]:
+        """One by one, since some may be no value."""
+        found: list[Value] = list(values)
+        for position, (value, type_) in enumerate(zip(values, self.types, strict=True)):
+            if not math.isfinite(value):
+                found[position] = None
+            elif self._factors is not None:
+                scale, offset = self._factors[position]
+                scaled = value * scale + offset
+                found[position] = scaled if math.isfinite(scaled) else None
+            if type_ == "int" and value > INT_MAX:
+                found[position] = None
+        for position, no_value in self._no_values:
+            if values[position] == no_value:
+                found[position] = None
+        return found
+
+
+class _Unit:
+    """What is known of a unit id on the connection."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.retry_at = 0.0
+        self.free_at = 0.0
+
+
+class _Device:
+    """A device with its current plan."""
+
+    def __init__(self, device: ModbusDevice, unit: _Unit, reporter: Reporter) -> None:
+        self.device = device
+        self.unit = unit
+        self.points = tuple(tag.index for tag in device.tags)
+        self.addresses = device.addresses()
+        self.pause_s = device.limits.pause_between_requests_ms / 1000
+        self.pause_after_connect_s = device.limits.pause_after_connect_ms / 1000
+        self._reporter = reporter
+        self.reads: list[_Read] = []
+        self.replan_at = math.inf
+        self.plan()
+
+    def plan(self) -> None:
+        """Go back to the requests as planned."""
+        self.reads = [_Read(request, self.device, self._reporter) for request in self.device.requests]
+        self.replan_at = math.inf
+
+    def split(self, read: _Read, now: float) -> tuple[_Read, _Read] | None:
+        """Split a refused request; None if it is for one field only."""
+        places = {self.addresses[position].address for position in read.request.fields}
+        if len(places) < 2:
+            return None
+        one, other = (_Read(request, self.device, self._reporter) for request in bisect(read.request, self.addresses))
+        at = self.reads.index(read)
+        self.reads[at : at + 1] = [one, other]
+        self.replan_at = min(self.replan_at, now + jittered(_REPLAN_S))
+        return one, other
+
+
+class ModbusDriver:
+    """All devices of one Modbus TCP connection.
+
+    Parameters
+    ----------
+    bus
+        Connection and devices.
+    polling
+        How devices that do not answer are treated.
+    clock
+        Plant time.
+    reporter
+        Takes the readings.
+    signals
+        Counters.
+    """
+
+    def __init__(self, bus: ModbusBus, polling: Polling, clock: Clock, reporter: Reporter, signals: Signals) -> None:
+        self.name = bus.settings.name
+        self.turns = tuple(Turn(device.name, device.timing) for device in bus.devices)
+        self._polling = polling
+        self._timebase = clock.timebase
+        self._reporter = reporter
+        self._signals = signals
+        units: dict[int, _Unit] = {device.unit_id: _Unit() for device in bus.devices}
+        self._devices = [_Device(device, units[device.unit_id], reporter) for device in bus.devices]
+        self._client = _client(bus.settings)
+        self._ask = {
+            "coil": self._client.read_coils,
+            "discrete": self._client.read_discrete_inputs,
+            "holding": self._client.read_holding_registers,
+            "input": self._client.read_input_registers,
+        }
+        self._backoff = Backoff(_FIRST_RECONNECT_S, bus.settings.reconnect_max_s)
+        self._connections = 0
+        self._losses_told = 0
+        self._answered_at = time.monotonic()
+        self._unanswered = 0
+
+    async def poll(self, turn: int) -> None:
+        """Read all of a device; see `Driver.poll`."""
+        device = self._devices[turn]
+        unit = device.unit
+        now = time.monotonic()
+        if unit.failures >= self._polling.failures and now < unit.retry_at:
+            return
+        if not (self._client.connected or await self._connect()):
+            self._fail(device.points, Quality.BAD_NO_COMMUNICATION)
+            return
+        if now >= device.replan_at:
+            device.plan()
+        # Blocks that answer go first: one that does not ends this poll.
+        reads = deque(sorted(device.reads, key=lambda read: read.failures > 0))
+        answered = False
+        while reads:
+            read = reads.popleft()
+            if read.failures >= self._polling.failures and now < read.retry_at:
+                continue
+            if device.pause_s or device.pause_after_connect_s:
+                await asyncio.sleep(max(0.0, unit.free_at - time.monotonic()))
+            started_ns = time.time_ns()
+            try:
+                answer = await self._request(read.request)
+            except (ModbusException, OSError) as error:
+                self._unanswered_request(device, read, error, answered=answered)
+                return
+            ended_ns = time.time_ns()
+            self._answered_at = time.monotonic()
+            self._unanswered = 0
+            self._backoff.succeeded()
+            if device.pause_s:
+                unit.free_at = self._answered_at + device.pause_s
+            if answer.isError():
+                if answer.exception_code in _BEHIND_GATEWAY:
+                    self._silent(device, read, _EXCEPTIONS[answer.exception_code], answered=answered)
+                    return
+                halves = device.split(read, now) if answer.exception_code in _REFUSED else None
+                if halves:
+                    reads.extendleft(reversed(halves))
+                else:
+                    self._refused(read, answer.exception_code)
+            else:
+                self._accept(device, read, answer, started_ns, ended_ns)
+            answered = True
+            if unit.failures:
+                self._recovered(device)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    async def _connect(self) -> bool:
+        if not self._backoff.due:
+            return False
+        if not await self._client.connect():
+            if self._connections == self._losses_told:
+                self._losses_told += 1
+                _log.warning("connection %s: cannot connect, trying again", self.name)
+            self._backoff.failed()
+            return False
+        # Until something has answered, the next loss counts as a failure.
+        self._backoff.failed()
+        self._connections += 1
+        self._losses_told = self._connections
+        if self._connections > 1:
+            self._signals.bus_reconnects += 1
+        _log.info("connection %s: connected", self.name)
+        self._answered_at = time.monotonic()
+        for device in self._devices:
+            if device.pause_after_connect_s:
+                device.unit.free_at = max(device.unit.free_at, self._answered_at + device.pause_after_connect_s)
+        return True
+
+    async def _request(self, request: Request) -> ModbusPDU:
+        self._signals.requests += 1
+        return await self._ask[request.table](request.address, count=request.count, device_id=request.unit_id)
+
+    def _accept(self, device: _Device, read: _Read, answer: ModbusPDU, started_ns: int, ended_ns: int) -> None:
+        at_us = self._timebase.plant_us((started_ns + ended_ns) // 2000)
+        values = read.values(answer)
+        read.failures = 0
+        if values is None:
+            self._fail(read.points, Quality.BAD_NONSENSE)
+            return
+        quality = Quality.GOOD
+        took_us = (ended_ns - started_ns) / 1000 * self._timebase.speed
+        if took_us > self._polling.max_time_uncertainty * device.device.timing.interval_us:
+            quality = Quality.UNCERTAIN_TIME
+            self._signals.uncertain_times += len(read.points)
+        reporter = self._reporter
+        if read.plain and None not in values and reporter.bad.isdisjoint(read.points):
+            for group in read.groups:
+                found = values if group.pick is None else group.pick(values)
+                reporter.batcher.extend(group.value_type, group.points, at_us, found, quality)
+            return
+        for point, value in zip(read.points, values, strict=True):
+            if value is None:
+                self._fail((point,), Quality.BAD_NONSENSE)
+            else:
+                reporter.good(point, value, quality, at_us)
+
+    def _refused(self, read: _Read, code: int) -> None:
+        """The device does not let us read this, or not now; it is asked again later."""
+        quality = _EXCEPTIONS.get(code, Quality.BAD_EXCEPTION)
+        if code in _REFUSED:
+            read.failures = self._polling.failures
+            read.retry_at = time.monotonic() + jittered(_REFUSED_RETRY_S)
+        self._fail(read.points, quality)
+
+    def _unanswered_request(self, device: _Device, read: _Read, error: Exception, *, answered: bool) -> None:
+        if not self._client.connected:
+            _log.warning("connection %s: lost: %s", self.name, error)
+            self._fail(device.points, Quality.BAD_NO_COMMUNICATION)
+            return
+        self._unanswered += 1
+        self._silent(device, read, Quality.BAD_TIMEOUT, answered=answered)
+        if self._unanswered >= _SILENT_REQUESTS and time.monotonic() - self._answered_at > _SILENT_S:
+            _log.warning("connection %s: nothing has answered for %g s, connecting anew", self.name, _SILENT_S)
+            self._client.close()
+
+    def _silent(self, device: _Device, read: _Read, quality: Quality, *, answered: bool) -> None:
+        """The unit did not answer: put off the block, or the whole unit if nothing of it answered."""
+        retry_at = time.monotonic() + jittered(self._polling.probe_interval_s)
+        read.failures += 1
+        read.retry_at = retry_at
+        if answered:
+            self._fail(read.points, quality)
+            return
+        device.unit.failures += 1
+        device.unit.retry_at = retry_at
+        if device.unit.failures == self._polling.failures:
+            _log.warning("device %s does not answer; probing it from now on", device.device.name)
+        self._fail(device.points, quality)
+
+    def _recovered(self, device: _Device) -> None:
+        if device.unit.failures >= self._polling.failures:
+            _log.info("device %s answers again", device.device.name)
+        device.unit.failures = 0
+
+    def _fail(self, points: Sequence[int], quality: Quality) -> None:
+        self._signals.failures[qualities.label(quality)] += 1
+        self._reporter.turn_bad(points, quality, self._timebase.now_us())
+
+
+def _client(settings: ModbusTcp) -> AsyncModbusTcpClient:
+    """A client that never retries or reconnects by itself; what it logs is counted here instead."""
+    logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
+    client = AsyncModbusTcpClient(
+        settings.host,
+        port=settings.port,
+        name=settings.name,
+        timeout=settings.timeout_s,
+        retries=0,
+        reconnect_delay=0,
+    )
+    # Its own count of unanswered requests spans all units and would close the connection.
+    client.set_max_no_responses(_ENDLESS)
+    for answer in _ANSWERS.values():
+        client.register(answer)
+    return client
+
+
+def _decoder(request: Request, tags: Sequence[RegisterTag]) -> Callable[[bytes], words.Values]:
+    if request.table in ("coil", "discrete"):
+        return words.compile_bit_decoder([tag.field.address - request.address for tag in tags], request.count)
+    layout = [(tag.field.address - request.address, tag.field.type, tag.word_order, tag.byte_order) for tag in tags]
+    return words.compile_decoder(layout, request.count)
+
+
+def _groups(types: Sequence[ValueType], points: Sequence[int]) -> list[_Group]:
+    groups = []
+    for value_type in dict.fromkeys(types):
+        positions = [position for position, type_ in enumerate(types) if type_ == value_type]
+        chosen = tuple(points[position] for position in positions)
+        groups.append(_Group(value_type, chosen, None if len(positions) == len(types) else _picker(positions)))
+    return groups
+
+
+def _picker(positions: Sequence[int]) -> Callable[[Sequence[Value]], tuple[Value, ...]]:
+    consecutive = all(after == before + 1 for before, after in pairwise(positions))
+    if consecutive:
+        first, end = positions[0], positions[-1] + 1
+        return lambda values: tuple(values[first:end])
+    return itemgetter(*positions)

@@ -1,0 +1,444 @@
+"""From a configuration to what is polled: the schema of points, and per connection the devices with their tags.
+
+Nothing is connected here. Every problem is found, each named by file, device, tag, value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from pydantic import ValidationError
+
+from edge_agent import config as settings
+from edge_agent.config import AgentConfig
+from protocols import config as documents
+from protocols.birth import Point, Schema
+from protocols.config import ConfigError
+from protocols.errors import CatalogueError, DecodePlanError
+from protocols.meters import catalogue
+from protocols.meters.schema import Field, Limits, MeterModel, Order
+from protocols.modbus import requests
+from protocols.modbus.requests import Cost, FieldAddress, Request
+from protocols.reading import ValueType
+from protocols.timebase import US
+
+_NODE = re.compile(r"(ns=\d+;)?(i=\d+|s=.+|g=[0-9a-fA-F-]{36}|b=.+)")
+_FIELD_KEYS = tuple(key for key in settings.Tag.model_fields if key in Field.model_fields and key != "name")
+_MODBUS_KEYS = ("field", "table", "address", "type", "word_order", "byte_order", "no_value")
+_NEEDED_MODBUS = ("quantity", "unit", "kind", "table", "address", "type")
+_NEEDED_OPCUA = ("quantity", "unit", "kind", "node")
+_HEARTBEATS_PER_GAP_LIMIT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterTag:
+    """A tag read by Modbus: its index in the schema, its field, and the order of words and bytes."""
+
+    index: int
+    field: Field
+    word_order: Order
+    byte_order: Order
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTag:
+    """A tag read by OPC-UA: its index in the schema, its node, and what becomes of the value."""
+
+    index: int
+    node: str
+    value_type: ValueType
+    scale: float
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When a device is polled, in plant time [µs]: at whole multiples of the interval plus the phase."""
+
+    interval_us: int
+    phase_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModbusDevice:
+    """A device with the requests that read its tags; a request's fields are positions in `tags`."""
+
+    name: str
+    timing: Timing
+    unit_id: int
+    limits: Limits
+    tags: tuple[RegisterTag, ...]
+    requests: tuple[Request, ...]
+
+    def addresses(self) -> tuple[FieldAddress, ...]:
+        """Where its tags are."""
+        return tuple(_address(position, tag) for position, tag in enumerate(self.tags))
+
+
+@dataclass(frozen=True, slots=True)
+class OpcUaDevice:
+    """A group of nodes."""
+
+    name: str
+    timing: Timing
+    tags: tuple[NodeTag, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModbusBus:
+    """A Modbus connection and its devices."""
+
+    settings: settings.ModbusTcp
+    devices: tuple[ModbusDevice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpcUaBus:
+    """An OPC-UA connection and its groups of nodes."""
+
+    settings: settings.OpcUa
+    devices: tuple[OpcUaDevice, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that a run needs."""
+
+    config: AgentConfig
+    schema: Schema
+    buses: tuple[ModbusBus | OpcUaBus, ...]
+
+
+def load(text: str, file: str, environment: Mapping[str, str]) -> Plan:
+    """Check a configuration and plan its polling.
+
+    Raises
+    ------
+    ConfigError
+        With every problem found, one a line.
+    """
+    return resolve(documents.parse(text, AgentConfig, file, environment), file)
+
+
+def resolve(config: AgentConfig, file: str) -> Plan:
+    """Plan the polling of a configuration.
+
+    Raises
+    ------
+    ConfigError
+        With every problem found, one a line.
+    """
+    resolver = _Resolver(config)
+    resolver.run()
+    if resolver.problems:
+        raise ConfigError("\n".join(f"{file}: {line}" for line in resolver.problems))
+    buses = tuple(
+        ModbusBus(bus, tuple(resolver.modbus.get(bus.name, ())))
+        if isinstance(bus, settings.ModbusTcp)
+        else OpcUaBus(bus, tuple(resolver.opcua.get(bus.name, ())))
+        for bus in config.connection
+    )
+    return Plan(config, Schema(site=config.agent.site, points=tuple(resolver.points)), buses)
+
+
+def _address(position: int, tag: RegisterTag) -> FieldAddress:
+    return FieldAddress(position, tag.field.table, tag.field.address, tag.field.count)
+
+
+class _Resolver:
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.problems: list[str] = []
+        self.points: list[Point] = []
+        self.modbus: dict[str, list[ModbusDevice]] = {}
+        self.opcua: dict[str, list[OpcUaDevice]] = {}
+        self._connections = {bus.name: bus for bus in config.connection}
+
+    def run(self) -> None:
+        self._distinct("connection", [bus.name for bus in self.config.connection])
+        self._distinct("device", [device.name for device in self.config.device])
+        for device in self.config.device:
+            bus = self._connections.get(device.connection)
+            if bus is None:
+                known = ", ".join(self._connections)
+                self._problem(device, f"connection {device.connection!r} is unknown; allowed: {known}")
+            elif isinstance(bus, settings.ModbusTcp):
+                self._modbus_device(device, bus)
+            else:
+                self._opcua_device(device)
+        self._shared_registers()
+
+    def _problem(self, device: settings.Device, message: str, tag: str | None = None) -> None:
+        place = f"device {device.name!r}" + (f".tag {tag!r}" if tag is not None else "")
+        self.problems.append(f"{place}: {message}")
+
+    def _distinct(self, what: str, names: list[str]) -> None:
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self.problems.append(f"{what} {name!r}: {names.count(name)} have this name; allowed: one of each name")
+
+    def _timing(self, device: settings.Device) -> Timing:
+        interval_s = device.poll_interval_s or self.config.polling.poll_interval_s
+        if device.phase_s >= interval_s:
+            self._problem(device, f"phase_s {device.phase_s:g}; allowed: below poll_interval_s {interval_s:g}")
+        return Timing(max(1, round(interval_s * US)), round(device.phase_s * US))
+
+    # Modbus
+
+    def _modbus_device(self, device: settings.Device, bus: settings.ModbusTcp) -> None:
+        before = len(self.problems)
+        if device.unit_id is None:
+            self._problem(device, "unit_id is missing; allowed: 0 to 255")
+        model = self._model(device)
+        tags = list(self._register_tags(device, model)) if len(self.problems) == before else []
+        self._overlaps(device, tags)
+        if len(self.problems) > before or device.unit_id is None:
+            return
+        if not tags:
+            self._problem(device, "no tag; allowed: a model, or at least one [[device.tag]]")
+            return
+        limits = model.limits if model else Limits()
+        if device.limits is not None:
+            limits = limits.model_copy(update=device.limits.model_dump(exclude_unset=True))
+        cost = Cost(bus.round_trip_s + limits.pause_between_requests_ms / 1000, bus.bytes_per_s)
+        addresses = [_address(position, tag) for position, tag in enumerate(tags)]
+        try:
+            planned = requests.plan(addresses, device.unit_id, limits, cost)
+        except DecodePlanError as error:
+            self._problem(device, str(error))
+            return
+        found = ModbusDevice(device.name, self._timing(device), device.unit_id, limits, tuple(tags), planned)
+        self.modbus.setdefault(bus.name, []).append(found)
+
+    def _model(self, device: settings.Device) -> MeterModel | None:
+        if device.model is None:
+            if device.tags is not None:
+                self._problem(device, "tags without model; allowed: with a model, else [[device.tag]]")
+            return None
+        try:
+            return catalogue.model(device.model)
+        except CatalogueError as error:
+            self._problem(device, str(error).replace("; known:", "; allowed:"))
+            return None
+
+    def _register_tags(self, device: settings.Device, model: MeterModel | None) -> Iterator[RegisterTag]:
+        own = {tag.name: tag for tag in device.tag}
+        names = [tag.name for tag in device.tag]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            self._problem(device, f"{names.count(name)} tags have this name; allowed: one of each name", name)
+        fields = {field.name: field for field in model.fields} if model else {}
+        selected = list(fields) if device.tags is None else list(device.tags)
+        for name in selected:
+            if name not in fields:
+                self._problem(device, f"tags: {name!r} is not a field of {device.model}; allowed: {', '.join(fields)}")
+            elif selected.count(name) > 1:
+                self._problem(device, f"tags: {name!r} twice; allowed: once")
+        wanted = [own.get(name) or settings.Tag(name=name) for name in selected if name in fields]
+        wanted += [tag for tag in device.tag if tag.name not in selected]
+        for tag in wanted:
+            made = self._register_tag(device, model, fields, tag)
+            if made is not None:
+                yield made
+
+    def _register_tag(
+        self, device: settings.Device, model: MeterModel | None, fields: Mapping[str, Field], tag: settings.Tag
+    ) -> RegisterTag | None:
+        for key in ("node", "value_type"):
+            if getattr(tag, key) is not None:
+                self._problem(device, f"{key} {getattr(tag, key)!r}; allowed: on OPC-UA connections only", tag.name)
+                return None
+        if tag.field is not None and tag.field not in fields:
+            known = ", ".join(fields) or "none, since the device has no model"
+            self._problem(device, f"field {tag.field!r} is unknown; allowed: {known}", tag.name)
+            return None
+        base = fields.get(tag.field or tag.name)
+        values: dict[str, Any] = base.model_dump() if base else {}
+        values |= {key: getattr(tag, key) for key in _FIELD_KEYS if getattr(tag, key) is not None}
+        if not self._complete(device, tag, _NEEDED_MODBUS, values):
+            return None
+        values["name"] = tag.name
+        try:
+            field = Field.model_validate(values)
+        except ValidationError as error:
+            self._invalid(device, tag.name, error)
+            return None
+        medium = tag.medium or device.medium or (model.medium if model else "none")
+        point = self._point(
+            device,
+            tag,
+            heartbeat_s=None,
+            quantity=field.quantity,
+            unit=field.unit,
+            kind=field.kind,
+            medium=medium,
+            value_type=field.value_type,
+            scale=field.scale,
+            offset=field.offset,
+            modulus=field.modulus,
+            accuracy_class=field.accuracy_class,
+            address=f"{field.table} {field.address} {field.type}",
+            model=device.model if base else None,
+        )
+        if point is None:
+            return None
+        word_order = field.word_order or device.word_order or (model.word_order if model else "big")
+        byte_order = field.byte_order or device.byte_order or (model.byte_order if model else "big")
+        return RegisterTag(self._add(point), field, word_order, byte_order)
+
+    def _overlaps(self, device: settings.Device, tags: list[RegisterTag]) -> None:
+        def place(tag: RegisterTag) -> tuple[object, ...]:
+            return tag.field.table, tag.field.address, tag.field.type, tag.word_order, tag.byte_order
+
+        ordered = sorted(tags, key=lambda tag: (tag.field.table, tag.field.address, tag.field.count))
+        for one, other in pairwise(ordered):
+            apart = one.field.table != other.field.table or _last(one) < other.field.address
+            if not apart and place(one) != place(other):
+                self._problem(
+                    device,
+                    f"{_span(other)} overlaps tag {one.field.name!r} at {_span(one)}; "
+                    "allowed: the very same place and type, or no register in common",
+                    other.field.name,
+                )
+
+    def _shared_registers(self) -> None:
+        """Refuse a second device that reads what another one reads: most likely a unit id not edited."""
+        for bus, devices in self.modbus.items():
+            taken: dict[tuple[int, str, int], str] = {}
+            for device in devices:
+                shared = self._shared(device, taken)
+                if shared is not None:
+                    tag, other = shared
+                    self.problems.append(
+                        f"device {device.name!r}.tag {tag.field.name!r}: {_span(tag)} of unit_id {device.unit_id} on "
+                        f"connection {bus!r} is read by device {other!r} too; "
+                        "allowed: another unit_id, or registers that no other device reads"
+                    )
+
+    @staticmethod
+    def _shared(device: ModbusDevice, taken: dict[tuple[int, str, int], str]) -> tuple[RegisterTag, str] | None:
+        found: tuple[RegisterTag, str] | None = None
+        for tag in device.tags:
+            for address in range(tag.field.address, _last(tag) + 1):
+                other = taken.setdefault((device.unit_id, tag.field.table, address), device.name)
+                if other != device.name and found is None:
+                    found = tag, other
+        return found
+
+    # OPC-UA
+
+    def _opcua_device(self, device: settings.Device) -> None:
+        for key in ("unit_id", "model", "tags", "word_order", "byte_order", "limits"):
+            if getattr(device, key) is not None:
+                self._problem(device, f"{key}; allowed: on Modbus connections only")
+        tags = []
+        seen: set[str] = set()
+        for tag in device.tag:
+            if tag.name in seen:
+                self._problem(device, "another tag has this name; allowed: one of each name", tag.name)
+            seen.add(tag.name)
+            made = self._node_tag(device, tag)
+            if made is not None:
+                tags.append(made)
+        if not device.tag:
+            self._problem(device, "no tag; allowed: at least one [[device.tag]]")
+        self.opcua.setdefault(device.connection, []).append(OpcUaDevice(device.name, self._timing(device), tuple(tags)))
+
+    def _node_tag(self, device: settings.Device, tag: settings.Tag) -> NodeTag | None:
+        for key in _MODBUS_KEYS:
+            if getattr(tag, key) is not None:
+                self._problem(device, f"{key} {getattr(tag, key)!r}; allowed: on Modbus connections only", tag.name)
+                return None
+        values = {key: getattr(tag, key) for key in _NEEDED_OPCUA if getattr(tag, key) is not None}
+        if not self._complete(device, tag, _NEEDED_OPCUA, values) or tag.node is None:
+            return None
+        if not _NODE.fullmatch(tag.node):
+            self._problem(device, f"node {tag.node!r}; allowed: a node id such as ns=2;s=Kiln.Feed or i=2258", tag.name)
+            return None
+        value_type = tag.value_type or "float"
+        scale = 1.0 if tag.scale is None else tag.scale
+        offset = 0.0 if tag.offset is None else tag.offset
+        if value_type != "float" and (scale, offset) != (1.0, 0.0):
+            self._problem(device, f"scale {scale:g}, offset {offset:g} on value_type {value_type!r}; allowed: float")
+            return None
+        gap_limit_s = self._gap_limit_s(device, tag)
+        poll_interval_s = device.poll_interval_s or self.config.polling.poll_interval_s
+        point = self._point(
+            device,
+            tag,
+            heartbeat_s=max(gap_limit_s / _HEARTBEATS_PER_GAP_LIMIT, poll_interval_s),
+            quantity=tag.quantity,
+            unit=tag.unit,
+            kind=tag.kind,
+            medium=tag.medium or device.medium or "none",
+            value_type=value_type,
+            scale=scale,
+            offset=offset,
+            modulus=tag.modulus,
+            accuracy_class=tag.accuracy_class,
+            address=tag.node,
+        )
+        return None if point is None else NodeTag(self._add(point), tag.node, value_type, scale, offset)
+
+    # Both
+
+    def _complete(
+        self, device: settings.Device, tag: settings.Tag, needed: tuple[str, ...], values: Mapping[str, Any]
+    ) -> bool:
+        missing = [key for key in needed if key not in values]
+        if missing:
+            hint = f" ({tag.name!r} is not a field of {device.model})" if device.model else ""
+            self._problem(device, f"{', '.join(missing)} missing{hint}; needed: {', '.join(needed)}", tag.name)
+        return not missing
+
+    def _gap_limit_s(self, device: settings.Device, tag: settings.Tag) -> float:
+        return tag.gap_limit_s or device.gap_limit_s or self.config.polling.gap_limit_s
+
+    def _point(
+        self, device: settings.Device, tag: settings.Tag, *, heartbeat_s: float | None, **definition: Any
+    ) -> Point | None:
+        polling = self.config.polling
+        poll_interval_s = device.poll_interval_s or polling.poll_interval_s
+        gap_limit_s = self._gap_limit_s(device, tag)
+        if poll_interval_s > gap_limit_s:
+            self._problem(
+                device,
+                f"poll_interval_s {poll_interval_s:g} is longer than gap_limit_s {gap_limit_s:g}; "
+                f"allowed: up to {gap_limit_s:g}",
+                tag.name,
+            )
+            return None
+        try:
+            return Point(
+                device=device.name,
+                tag=tag.name,
+                poll_interval_s=poll_interval_s,
+                heartbeat_s=tag.heartbeat_s or device.heartbeat_s or polling.heartbeat_s or heartbeat_s,
+                gap_limit_s=gap_limit_s,
+                max_rate_per_h=tag.max_rate_per_h,
+                serial=device.serial,
+                **definition,
+            )
+        except ValidationError as error:
+            self._invalid(device, tag.name, error)
+            return None
+
+    def _invalid(self, device: settings.Device, tag: str, error: ValidationError) -> None:
+        for problem in error.errors(include_url=False):
+            where = "".join(f"{step} {problem['input']!r:.80}: " for step in problem["loc"][-1:])
+            self._problem(device, where + problem["msg"].removeprefix("Value error, "), tag)
+
+    def _add(self, point: Point) -> int:
+        self.points.append(point)
+        return len(self.points) - 1
+
+
+def _last(tag: RegisterTag) -> int:
+    return tag.field.address + tag.field.count - 1
+
+
+def _span(tag: RegisterTag) -> str:
+    first, last = tag.field.address, _last(tag)
+    return f"{tag.field.table} {first}" + (f" to {last}" if last > first else "")

@@ -1,0 +1,1 @@
+"""When devices are asked, and what becomes a reading."""

@@ -1,0 +1,1 @@
+"""From the disk buffer to the broker."""

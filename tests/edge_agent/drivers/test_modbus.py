@@ -1,0 +1,522 @@
+"""The Modbus driver against a real pymodbus server and against a responder that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import pytest
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
+
+from edge_agent.buffer.batcher import Batcher
+from edge_agent.clock import Clock
+from edge_agent.drivers import modbus
+from edge_agent.drivers.modbus import ModbusDriver
+from edge_agent.points import ModbusBus, Plan
+from edge_agent.polling.reporter import Reporter
+from edge_agent.signals import Signals
+from protocols.quality import Quality
+from protocols.timebase import REAL_TIME, TimeBase
+from tests.support import edge
+from tests.support.edge import Catcher, Seen
+from tests.support.modbus_responder import After, Asked, Reply, Responder
+
+
+class Bench:
+    """A driver with everything around it but the buffer."""
+
+    def __init__(self, plan: Plan, timebase: TimeBase = REAL_TIME) -> None:
+        bus = plan.buses[0]
+        assert isinstance(bus, ModbusBus)
+        self.signals = Signals()
+        self.catcher = Catcher(plan.schema)
+        clock = Clock(timebase, simulated=True)
+        self.batcher = Batcher(plan.schema.id(), plan.config.batch, clock, self.catcher.write)
+        self.driver = ModbusDriver(bus, plan.config.polling, clock, Reporter(plan.schema, self.batcher), self.signals)
+
+    async def poll(self, turn: int = 0) -> list[Seen]:
+        """Poll once; what came of it."""
+        await self.driver.poll(turn)
+        await self.batcher.drained()
+        return self.catcher.take()
+
+    async def values(self, turn: int = 0) -> dict[str, object]:
+        return {reading.name: reading.value for reading in await self.poll(turn)}
+
+    async def qualities(self, turn: int = 0) -> dict[str, int]:
+        return {reading.name: reading.quality for reading in await self.poll(turn)}
+
+
+@asynccontextmanager
+async def bench(*parts: str, timebase: TimeBase = REAL_TIME) -> AsyncIterator[Bench]:
+    made = Bench(edge.plan(*parts), timebase)
+    try:
+        yield made
+    finally:
+        await made.driver.close()
+
+
+@asynccontextmanager
+async def pymodbus_server(port: int) -> AsyncIterator[None]:
+    coils = [SimData(0, values=[n % 3 == 0 for n in range(20)], datatype=DataType.BITS)]
+    discretes = [SimData(0, values=[n % 2 == 0 for n in range(20)], datatype=DataType.BITS)]
+    words = struct.unpack(
+        ">20H", struct.pack(">fdqIiHh", 1.5, -2.25, -(2**40), 4_000_000_000, -7, 65_000, -300) + bytes(8)
+    )
+    holding = [SimData(0, values=list(words), datatype=DataType.REGISTERS)]
+    inputs = [SimData(0, values=[7] * 20, datatype=DataType.REGISTERS)]
+    server = ModbusTcpServer([SimDevice(1, (coils, discretes, holding, inputs))], address=("127.0.0.1", port))
+    await server.serve_forever(background=True)
+    try:
+        yield
+    finally:
+        await server.shutdown()  # type: ignore[no-untyped-call]
+
+
+async def test_all_tables_and_types_of_a_real_server_are_read(unused_tcp_port: int) -> None:
+    tags = [
+        edge.register("f32", 0, "float32"),
+        edge.register("f64", 2, "float64"),
+        edge.register("i64", 6, "int64"),
+        edge.register("u32", 10, "uint32"),
+        edge.register("i32", 12, "int32"),
+        edge.register("u16", 14, "uint16"),
+        edge.register("i16", 15, "int16"),
+        edge.register("scaled", 15, "int16"),
+        edge.register("input", 3, table="input", extra="scale = 0.5\noffset = 1"),
+        edge.bit("c0", 0),
+        edge.bit("c1", 1),
+        edge.bit("d2", 2, "discrete"),
+        edge.bit("d9", 9, "discrete"),
+    ]
+    async with (
+        pymodbus_server(unused_tcp_port),
+        bench(edge.head(), edge.modbus(unused_tcp_port), edge.device("m", *tags)) as found,
+    ):
+        assert await found.values() == {
+            "m/f32": 1.5,
+            "m/f64": -2.25,
+            "m/i64": -(2**40),
+            "m/u32": 4_000_000_000,
+            "m/i32": -7,
+            "m/u16": 65_000,
+            "m/i16": -300,
+            "m/scaled": -300,
+            "m/input": 4.5,
+            "m/c0": True,
+            "m/c1": False,
+            "m/d2": True,
+            "m/d9": False,
+        }
+        assert not found.signals.failures
+
+
+async def test_an_address_that_a_real_server_lacks_costs_only_its_own_tag(unused_tcp_port: int) -> None:
+    tags = [edge.register(f"t{n}", n) for n in (0, 5, 19, 30)]
+    async with (
+        pymodbus_server(unused_tcp_port),
+        bench(edge.head(), edge.modbus(unused_tcp_port), edge.device("m", *tags)) as found,
+    ):
+        qualities = await found.qualities()
+        assert qualities == {"m/t0": 0, "m/t5": 0, "m/t19": 0, "m/t30": Quality.BAD_CONFIGURATION}
+
+
+def two_units(port: int, polling: str = "failures = 2\nprobe_interval_s = 3600", timeout_s: float = 0.2) -> list[str]:
+    return [
+        edge.head(polling=polling),
+        edge.modbus(port, extra=f"timeout_s = {timeout_s}"),
+        edge.device("dead", edge.register("a", 1), edge.register("b", 2), unit_id=1),
+        edge.device("alive", edge.register("a", 1), unit_id=2),
+    ]
+
+
+async def test_a_late_answer_is_never_taken_for_a_later_one() -> None:
+    late = 0.3
+
+    def handler(asked: Asked) -> Reply:
+        if asked.unit == 1:
+            return After(late, asked.answer([111] * asked.count))
+        return asked.counting()
+
+    async with Responder(handler) as responder, bench(*two_units(responder.port)) as found:
+        for _ in range(4):
+            await found.poll(0)
+            await asyncio.sleep(0.05)
+            # The late answer for unit 1 comes while unit 2 is asked, or after.
+            for _ in range(5):
+                for reading in await found.poll(1):
+                    assert reading.value == 1
+                await asyncio.sleep(0.03)
+
+
+async def test_an_answer_with_another_transaction_or_unit_id_is_not_believed() -> None:
+    def handler(asked: Asked) -> Reply:
+        if asked.unit == 2:
+            return asked.counting()
+        return [
+            asked.answer([666] * asked.count, transaction=(asked.transaction + 1) & 0xFFFF),
+            asked.answer([667] * asked.count, unit=9),
+        ]
+
+    async with Responder(handler) as responder, bench(*two_units(responder.port)) as found:
+        assert await found.qualities(0) == {"dead/a": Quality.BAD_TIMEOUT, "dead/b": Quality.BAD_TIMEOUT}
+        assert await found.values(1) == {"alive/a": 1}
+
+
+async def test_a_right_answer_behind_a_wrong_one_is_found() -> None:
+    def handler(asked: Asked) -> Reply:
+        wrong = asked.answer([666] * asked.count, transaction=(asked.transaction + 1) & 0xFFFF)
+        return wrong + asked.counting()
+
+    async with Responder(handler) as responder, bench(*two_units(responder.port)) as found:
+        assert await found.values(1) == {"alive/a": 1}
+
+
+async def test_a_frame_in_pieces_is_put_together() -> None:
+    def handler(asked: Asked) -> Reply:
+        frame = asked.counting()
+        return [After(0.01 * n, frame[n : n + 1]) for n in range(len(frame))]
+
+    async with Responder(handler) as responder, bench(*two_units(responder.port, timeout_s=2)) as found:
+        assert await found.values(1) == {"alive/a": 1}
+
+
+async def test_a_truncated_frame_spoils_no_later_one() -> None:
+    broken = True
+
+    def handler(asked: Asked) -> Reply:
+        return asked.counting()[:-1] if broken else asked.counting()
+
+    async with Responder(handler) as responder, bench(*two_units(responder.port)) as found:
+        assert await found.qualities(1) == {"alive/a": Quality.BAD_TIMEOUT}
+        broken = False
+        assert await found.values(1) == {"alive/a": 1}
+        assert responder.connections == 1
+
+
+@pytest.mark.parametrize(
+    "pdu",
+    [bytes([3, 4, 0, 1, 0, 2]), bytes([3, 1, 7]), bytes([3, 0]), bytes([3, 2, 0]), bytes([4, 2, 0, 1])],
+    ids=["too long", "odd", "empty", "short", "other function"],
+)
+async def test_an_answer_of_the_wrong_shape_is_nonsense(pdu: bytes) -> None:
+    shape: bytes | None = pdu
+
+    def handler(asked: Asked) -> Reply:
+        return asked.counting() if shape is None else asked.frame(shape)
+
+    async with Responder(handler) as responder, bench(*two_units(responder.port)) as found:
+        assert await found.qualities(1) == {"alive/a": Quality.BAD_NONSENSE}
+        assert await found.poll(1) == []
+        shape = None
+        assert await found.values(1) == {"alive/a": 1}
+        assert responder.connections == 1
+
+
+async def test_values_that_are_none_are_nonsense_alone() -> None:
+    nan, inf = (
+        struct.unpack(">2H", struct.pack(">f", float("nan"))),
+        struct.unpack(">2H", struct.pack(">f", float("inf"))),
+    )
+    tags = [
+        edge.register("nan", 0, "float32"),
+        edge.register("inf", 2, "float32"),
+        edge.register("good", 4, "float32"),
+        edge.register("none", 6, "int16", extra="no_value = -32768"),
+        edge.register("huge", 7, "uint64"),
+        edge.register("zero", 11, "uint16"),
+    ]
+    registers = [*nan, *inf, 0x3FC0, 0, 0x8000, 0xFFFF, 0xFFFF, 0xFFFF, 0xFFFF, 0]
+
+    async with (
+        Responder(lambda asked: asked.answer(registers)) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags)) as found,
+    ):
+        readings = {reading.name: (reading.value, reading.quality) for reading in await found.poll()}
+        bad = (None, Quality.BAD_NONSENSE)
+        assert readings == {
+            "m/nan": bad,
+            "m/inf": bad,
+            "m/good": (1.5, 0),
+            "m/none": bad,
+            "m/huge": bad,
+            "m/zero": (0, 0),
+        }
+        assert {reading.name for reading in await found.poll()} == {"m/good", "m/zero"}
+
+
+async def test_one_bad_address_costs_no_other_and_is_not_asked_for_again() -> None:
+    missing = {13}
+
+    def handler(asked: Asked) -> Reply:
+        wanted = range(asked.address, asked.address + asked.count)
+        return asked.refusal(2) if missing & set(wanted) else asked.counting()
+
+    tags = [edge.register(f"t{n}", n) for n in range(20)]
+    async with (
+        Responder(handler) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags)) as found,
+    ):
+        readings = await found.poll()
+        assert {reading.name: reading.value for reading in readings} == {
+            f"m/t{n}": None if n in missing else n for n in range(20)
+        }
+        assert [reading.quality for reading in readings if reading.value is None] == [Quality.BAD_CONFIGURATION]
+        learnt = len(responder.asked)
+        assert len(await found.poll()) == 19
+        again = responder.asked[learnt:]
+        assert not any(asked.address <= 13 < asked.address + asked.count for asked in again)
+        assert len(again) < 8
+
+
+async def test_a_refused_range_is_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modbus, "_REFUSED_RETRY_S", 0.0)
+    refusing = True
+
+    def handler(asked: Asked) -> Reply:
+        return asked.refusal(2) if refusing and asked.address <= 1 < asked.address + asked.count else asked.counting()
+
+    tags = [edge.register(f"t{n}", n) for n in range(3)]
+    async with (
+        Responder(handler) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags)) as found,
+    ):
+        assert (await found.qualities())["m/t1"] == Quality.BAD_CONFIGURATION
+        refusing = False
+        assert (await found.values())["m/t1"] == 1
+
+
+async def test_the_unsplit_plan_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modbus, "_REPLAN_S", 0.0)
+    refusing = True
+
+    def handler(asked: Asked) -> Reply:
+        return asked.refusal(3) if refusing and asked.count > 1 else asked.counting()
+
+    tags = [edge.register(f"t{n}", n) for n in range(4)]
+    async with (
+        Responder(handler) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags)) as found,
+    ):
+        assert await found.values() == {f"m/t{n}": n for n in range(4)}
+        refusing = False
+        responder.asked.clear()
+        assert await found.values() == {f"m/t{n}": n for n in range(4)}
+        assert len(responder.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "quality"),
+    [
+        (1, Quality.BAD_CONFIGURATION),
+        (4, Quality.BAD_DEVICE_FAILURE),
+        (6, Quality.BAD_EXCEPTION),
+        (10, Quality.BAD_NO_COMMUNICATION),
+        (11, Quality.BAD_TIMEOUT),
+    ],
+)
+async def test_an_exception_becomes_the_quality_that_fits(code: int, quality: Quality) -> None:
+    async with Responder(lambda asked: asked.refusal(code)) as responder, bench(*two_units(responder.port)) as found:
+        assert await found.qualities(1) == {"alive/a": quality}
+
+
+async def test_a_silent_unit_is_bad_once_and_costs_the_others_one_timeout_per_probe() -> None:
+    def handler(asked: Asked) -> Reply:
+        return None if asked.unit == 1 else asked.counting()
+
+    async with Responder(handler) as responder, bench(*two_units(responder.port)) as found:
+        assert await found.qualities(0) == {"dead/a": Quality.BAD_TIMEOUT, "dead/b": Quality.BAD_TIMEOUT}
+        for _ in range(10):
+            assert await found.poll(0) == []
+            assert await found.values(1) == {"alive/a": 1}
+        # Two failures open the circuit; the next probe is an hour away.
+        assert sum(asked.unit == 1 for asked in responder.asked) == 2
+        assert responder.connections == 1
+
+
+async def test_a_unit_that_answers_again_is_good_again() -> None:
+    silent = True
+
+    def handler(asked: Asked) -> Reply:
+        return None if silent and asked.unit == 1 else asked.counting()
+
+    parts = two_units(0, polling="failures = 1\nprobe_interval_s = 0.1", timeout_s=0.1)
+    async with Responder(handler) as responder:
+        parts[1] = edge.modbus(responder.port, extra="timeout_s = 0.1")
+        async with bench(*parts) as found:
+            assert await found.qualities(0) == {"dead/a": Quality.BAD_TIMEOUT, "dead/b": Quality.BAD_TIMEOUT}
+            silent = False
+            deadline = time.monotonic() + 20
+            values: dict[str, object] = {}
+            while not values and time.monotonic() < deadline:
+                await asyncio.sleep(0.05)
+                values = await found.values(0)
+            assert values == {"dead/a": 1, "dead/b": 2}
+
+
+async def test_a_block_without_answer_does_not_silence_the_blocks_that_answer() -> None:
+    def handler(asked: Asked) -> Reply:
+        return None if asked.address == 0 else asked.counting()
+
+    tags = [edge.register("near", 0), edge.register("far", 40_000)]
+    async with (
+        Responder(handler) as responder,
+        bench(
+            edge.head(polling="failures = 2\nprobe_interval_s = 3600"),
+            edge.modbus(responder.port, extra="timeout_s = 0.1"),
+            edge.device("m", *tags),
+        ) as found,
+    ):
+        assert await found.qualities() == {"m/near": Quality.BAD_TIMEOUT, "m/far": Quality.BAD_TIMEOUT}
+        for _ in range(5):
+            assert await found.values() == {"m/far": 40_000}
+        assert sum(asked.address == 0 for asked in responder.asked) == 2
+
+
+async def test_a_connection_that_is_refused_is_bad_and_heals() -> None:
+    async with Responder(Asked.counting) as responder:
+        await responder.stop()
+        parts = [
+            edge.head(),
+            edge.modbus(responder.port, extra="reconnect_max_s = 0.1\ntimeout_s = 0.5"),
+            edge.device("m", edge.register("a", 1)),
+        ]
+        async with bench(*parts) as found:
+            assert await found.qualities() == {"m/a": Quality.BAD_NO_COMMUNICATION}
+            assert await found.poll() == []
+            await responder.listen()
+            deadline = time.monotonic() + 20
+            values: dict[str, object] = {}
+            while not values and time.monotonic() < deadline:
+                await asyncio.sleep(0.05)
+                values = await found.values()
+            assert values == {"m/a": 1}
+
+
+async def test_a_closed_connection_is_made_anew_without_a_bad_reading() -> None:
+    async with Responder(Asked.counting) as responder, bench(*two_units(responder.port)) as found:
+        assert await found.values(1) == {"alive/a": 1}
+        responder.hang_up()
+        await asyncio.sleep(0.05)
+        assert await found.values(1) == {"alive/a": 1}
+        assert responder.connections == 2
+        assert found.signals.bus_reconnects == 1
+
+
+async def test_a_connection_lost_in_a_request_is_bad_for_that_device_only() -> None:
+    def handler(asked: Asked) -> Reply:
+        return After(0.0, None) if asked.unit == 1 else asked.counting()
+
+    async with Responder(handler) as responder, bench(*two_units(responder.port)) as found:
+        quality = Quality.BAD_NO_COMMUNICATION
+        assert await found.qualities(0) == {"dead/a": quality, "dead/b": quality}
+        deadline = time.monotonic() + 20
+        values: dict[str, object] = {}
+        while not values and time.monotonic() < deadline:
+            values = {r.name: r.value for r in await found.poll(1) if r.value is not None}
+            await asyncio.sleep(0.05)
+        assert values == {"alive/a": 1}
+
+
+async def test_a_connection_on_which_nothing_answers_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modbus, "_SILENT_S", 0.0)
+    silent = True
+
+    def handler(asked: Asked) -> Reply:
+        return None if silent else asked.counting()
+
+    parts = two_units(0, polling="failures = 1000", timeout_s=0.05)
+    async with Responder(handler) as responder:
+        parts[1] = edge.modbus(responder.port, extra="timeout_s = 0.05\nreconnect_max_s = 0.01")
+        async with bench(*parts) as found:
+            for _ in range(3):
+                await found.poll(1)
+            silent = False
+            deadline = time.monotonic() + 20
+            values: dict[str, object] = {}
+            while not values and time.monotonic() < deadline:
+                await asyncio.sleep(0.02)
+                values = await found.values(1)
+            assert values == {"alive/a": 1}
+            assert responder.connections == 2
+
+
+async def test_a_reading_is_stamped_in_the_middle_of_its_own_request() -> None:
+    def handler(asked: Asked) -> Reply:
+        return After(0.2, asked.counting())
+
+    tags = [edge.register("near", 0), edge.register("far", 40_000)]
+    async with (
+        Responder(handler) as responder,
+        bench(
+            edge.head(polling="max_time_uncertainty = 1"), edge.modbus(responder.port), edge.device("m", *tags)
+        ) as found,
+    ):
+        before = time.time_ns() // 1000
+        times = {reading.name: reading.at_us for reading in await found.poll()}
+        after = time.time_ns() // 1000
+        first, second = times["m/near"], times["m/far"]
+        assert before < first < second < after
+        # Two requests of at least 0.2 s each: their middles are at least that far apart.
+        assert second - first >= 200_000
+        assert first - before >= 100_000
+        assert after - second >= 100_000
+
+
+async def test_a_request_that_takes_too_long_for_its_interval_has_an_uncertain_time() -> None:
+    def handler(asked: Asked) -> Reply:
+        return After(0.1, asked.counting())
+
+    fast = TimeBase(1_600_000_000_000_000, 1, 3600.0)
+    async with Responder(handler) as responder:
+        parts = [
+            edge.head(),
+            edge.modbus(responder.port),
+            edge.device("m", edge.register("a", 1), extra="poll_interval_s = 60\ngap_limit_s = 900"),
+        ]
+        async with bench(*parts, timebase=fast) as found:
+            readings = await found.poll()
+            assert [(reading.value, reading.quality) for reading in readings] == [(1, Quality.UNCERTAIN_TIME)]
+            assert found.signals.uncertain_times == 1
+        async with bench(*parts) as found:
+            assert await found.qualities() == {"m/a": Quality.GOOD}
+
+
+async def test_pauses_that_a_device_needs_are_kept() -> None:
+    times: list[float] = []
+
+    def handler(asked: Asked) -> Reply:
+        times.append(time.monotonic())
+        return asked.counting()
+
+    limits = "limits = { pause_between_requests_ms = 150, one_field_per_request = true }"
+    tags = [edge.register(f"t{n}", n) for n in range(3)]
+    async with (
+        Responder(handler) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags, extra=limits)) as found,
+    ):
+        assert await found.values() == {"m/t0": 0, "m/t1": 1, "m/t2": 2}
+        assert all(after - before >= 0.15 for before, after in pairwise(times))
+
+
+async def test_an_unchanged_value_is_sent_at_the_heartbeat_and_a_step_stays_a_step() -> None:
+    value = 5
+
+    async with (
+        Responder(lambda asked: asked.answer([value])) as responder,
+        bench(
+            edge.head(), edge.modbus(responder.port), edge.device("m", edge.register("a", 1), extra="heartbeat_s = 9")
+        ) as found,
+    ):
+        assert [reading.value for reading in await found.poll()] == [5]
+        assert await found.poll() == []
+        assert await found.poll() == []
+        value = 6
+        readings = await found.poll()
+        assert [reading.value for reading in readings] == [5, 6]
+        assert readings[0].at_us < readings[1].at_us
