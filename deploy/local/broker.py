@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deploy.local.errors import StackError
 from deploy.local.ports import free_port, wait_for_port
 from deploy.local.processes import Child
 
@@ -68,9 +69,16 @@ def local_broker(directory: Path, host: str = "127.0.0.1", kind: Kind | None = N
         Loopback address.
     kind
         Which one; None takes Mosquitto if it is installed.
+
+    Raises
+    ------
+    StackError
+        If Mosquitto is asked for and not installed.
     """
     mosquitto = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
     chosen: Kind = kind or ("mosquitto" if mosquitto else "amqtt")
+    if chosen == "mosquitto" and mosquitto is None:
+        raise StackError("Mosquitto is not installed on this machine; install it, or take amqtt")
     port = free_port(host)
     config = directory / f"{chosen}.conf"
     config.write_text((_MOSQUITTO if chosen == "mosquitto" else _AMQTT).format(host=host, port=port))
