@@ -37,6 +37,10 @@ def boot_id() -> str:
         return "unknown"
 
 
+BOOT_ID = boot_id()
+"""Of this boot, read once: a process does not outlive it."""
+
+
 class Clock:
     """Plant time and its state.
 
@@ -51,7 +55,6 @@ class Clock:
     def __init__(self, timebase: TimeBase, simulated: bool) -> None:
         self.timebase = timebase
         self._simulated = simulated
-        self._boot_id = boot_id()
         self._synchronised = True
         self._checked_at: float | None = None
 
@@ -65,4 +68,4 @@ class Clock:
         if not self._simulated and (self._checked_at is None or now - self._checked_at > _RECHECK_S):
             self._synchronised = synchronised()
             self._checked_at = now
-        return ClockState(self._synchronised, self._boot_id, time.monotonic_ns() // 1000)
+        return ClockState(self._synchronised, BOOT_ID, time.monotonic_ns() // 1000)

@@ -99,7 +99,7 @@ class Buffer(Model):
     path
         SQLite file; made if missing. Two agents never share one.
     max_bytes
-        Most that records may take [B]; the file may be somewhat larger.
+        Most that records may take [B]; the file may become up to two thirds larger, and never shrinks.
     retain_committed_s, retain_committed_bytes
         How long, and how much of, what the store has is kept for the case that the store is restored [s], [B].
     """
@@ -355,8 +355,8 @@ class AgentConfig(Model):
     batch: Batching = Batching()
     polling: Polling = Polling()
     mqtt: Mqtt
-    connection: tuple[Connection, ...] = Field(min_length=1)
-    device: tuple[Device, ...] = Field(min_length=1)
+    connection: tuple[Connection, ...]
+    device: tuple[Device, ...]
 
 
 def _checked_name(what: str, value: str) -> str:

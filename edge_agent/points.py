@@ -159,6 +159,8 @@ class _Resolver:
         self._connections = {bus.name: bus for bus in config.connection}
 
     def run(self) -> None:
+        if not self.config.device:
+            self.problems.append("device: none; allowed: at least one [[device]]")
         self._distinct("connection", [bus.name for bus in self.config.connection])
         self._distinct("device", [device.name for device in self.config.device])
         for device in self.config.device:

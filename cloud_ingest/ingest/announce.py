@@ -78,6 +78,7 @@ class Announcer:
         self._signals = signals
         self._lock = threading.Lock()
         self._wake = threading.Event()
+        self._wake.set()
         self._stop = threading.Event()
         self._due = _Due()
         self._names: dict[int, tuple[str, str]] = {}
@@ -163,7 +164,7 @@ class Announcer:
             now = incarnation.current(conn)
             if now != self._incarnation:
                 raise StoreError("the database was restored under the transaction")
-            states = ledger.fold(conn, due.touched) | ledger.states(conn, sorted(answered - due.touched))
+            states = ledger.fold(conn, due.touched | answered)
         self._name(conn, {agent_id for agent_id, _ in due.touched} | due.answers.keys())
         return self._send(due, states, now)
 
@@ -172,10 +173,8 @@ class Announcer:
         by_agent: dict[int, dict[str, EpochState]] = {}
         for agent_id, epoch in due.touched:
             by_agent.setdefault(agent_id, {})[epoch] = states[agent_id, epoch]
-        empty = EpochState(0, 0)
         for agent_id, answer in due.answers.items():
-            listed = {epoch: states.get((agent_id, epoch), empty) for epoch in answer.epochs}
-            by_agent[agent_id] = by_agent.get(agent_id, {}) | listed
+            by_agent.setdefault(agent_id, {}).update({epoch: states[agent_id, epoch] for epoch in answer.epochs})
         for agent_id, epochs in by_agent.items():
             due_answer = due.answers.get(agent_id)
             message = Committed(now.id, now.drawn_us, epochs, due_answer.session if due_answer else "")

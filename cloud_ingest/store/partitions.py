@@ -72,7 +72,8 @@ class Partitions:
             return times
         firsts, ends = np.array(known, np.int64).T
         place = np.searchsorted(firsts, times, side="right") - 1
-        return times[(place < 0) | (times >= ends[place])]
+        uncovered: NDArray[np.int64] = times[(place < 0) | (times >= ends[place])]
+        return uncovered
 
     def _make(self, value_type: ValueType, at_us: int) -> None:
         with self._conn.transaction():

@@ -38,8 +38,8 @@ from protocols.payload import registry
 from protocols.reading import Batch, BatchKey, digest
 
 FORMAT = "1"
-ROW_OVERHEAD_BYTES = 256
-"""Counted against the limit for each record, besides its payload."""
+ROW_OVERHEAD_BYTES = 512
+"""Counted against the limit for each record, besides its payload: columns, indices, space left in pages."""
 _COMPRESSION = 1
 _CHUNK = 200
 """Rows handled at once when old ones are deleted or dropped."""
@@ -541,7 +541,8 @@ class Store:
         while limit:
             rows = self._db.execute(
                 "SELECT id, committed_us FROM record INDEXED BY committed "
-                "WHERE state = 2 AND kind <> 1 ORDER BY id LIMIT ?", (limit,)
+                "WHERE state = 2 AND kind <> 1 ORDER BY id LIMIT ?",
+                (limit,),
             ).fetchall()
             limit = _CHUNK if rows else 0
             for id_, committed_us in rows:

@@ -6,6 +6,8 @@ Invariants
   it, or the connection is gone.
 - As long as the store is not heard, only the oldest message is sent again, as a question; once it is heard,
   all that are due go. So a store that is down does not fill the broker with copies.
+- When the store answers the session it has just subscribed, so what the broker acknowledged before that may
+  have reached nobody: it is sent again soon.
 - Delays double for a message that keeps coming back.
 """
 
@@ -16,6 +18,8 @@ from dataclasses import dataclass
 
 _LONGEST = 8
 """Longest delay before a message is sent again, as a multiple of the first."""
+_SOON = 1 / 6
+"""Delay after the store has answered the session, as a share of the usual one."""
 
 
 @dataclass(slots=True)
@@ -39,7 +43,7 @@ class Flight:
         self._messages: dict[int, _Message] = {}
         self._mids: dict[int, tuple[int, float]] = {}
         self._next_round = 0.0
-        self._heard = True
+        self._heard = False
 
     def __contains__(self, id_: int) -> bool:
         return id_ in self._messages
@@ -79,6 +83,14 @@ class Flight:
     def heard(self) -> None:
         """The store has said something, so it is there."""
         self._heard = True
+
+    def answered(self, now: float) -> None:
+        """The store has answered the session."""
+        self.heard()
+        soon = now + self._resend_after_s * _SOON
+        for message in self._messages.values():
+            if message.due is not None:
+                message.due = min(message.due, soon)
 
     def stuck(self, now: float) -> bool:
         """Whether the broker has left a message without an answer for too long."""

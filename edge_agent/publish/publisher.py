@@ -347,7 +347,10 @@ class Publisher:
             self._signals.discarded_message(str(error))
             return
         self._signals.committed_heard += 1
-        self._flight.heard()
+        if message.answers == self._session:
+            self._flight.answered(time.monotonic())
+        else:
+            self._flight.heard()
         self._then(self._outbox.apply(message, self._session), partial(self._on_applied, self._generation))
 
     def _on_applied(self, generation: int, applied: Applied) -> None:

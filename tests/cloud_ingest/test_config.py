@@ -24,8 +24,17 @@ def load(tmp_path: Path, text: str, **environment: str) -> config.Config:
 def test_the_sample_is_valid_and_says_the_defaults(tmp_path: Path) -> None:
     plain = load(tmp_path, config.sample())
     lines = config.sample().splitlines()
-    options = ("migrate", "chunk_days", "statement_", "version", "keepalive", "session_exp", "receive_", "flush_")
-    options += ("writers", "max_ahead", "announce_", "sweep_", "feed_keep", "client_id", "host", "port")
+    options: tuple[str, ...] = (
+        "migrate",
+        "chunk_days",
+        "statement_",
+        "version",
+        "keepalive",
+        "session_exp",
+        "receive_",
+        "flush_",
+    )
+    options = (*options, "writers", "max_ahead", "announce_", "sweep_", "feed_keep", "client_id", "host", "port")
     shown = [
         line.removeprefix("# ") if line.startswith(tuple(f"# {option}" for option in options)) else line
         for line in lines

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -43,13 +45,17 @@ def test_nothing_is_lost_or_doubled_when_ingest_broker_and_agent_are_killed(
             again = by_the_broker if victim == "ingest" else by_the_agent
             before = 0 if victim == "ingest" else again()
             _kill_with_messages_on_their_way(stack, mosquitto, observer, victim)
-            wait_until(lambda again=again, before=before: again() > before, f"redeliveries after {victim}", 120)
+            wait_until(partial(_more_than, before, again), f"redeliveries after {victim}", 120)
         stack.require()
         stack.agent.stop(timeout_s=90)
         stack.wait_until_settled()
         counted = tally(timescale_database_dsn, readings_sent(stack.agent_report_file))
         assert counted.clean, f"{counted}\n{stack.ingest.log_tail()}"
         assert counted.stored > 0
+
+
+def _more_than(before: int, count: Callable[[], int]) -> bool:
+    return count() > before
 
 
 def _kill_with_messages_on_their_way(stack: Stack, broker: Broker, observer: Observer, victim: str) -> None:

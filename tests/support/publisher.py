@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from deploy.local.broker import Broker
 from protocols import committed, topics
@@ -23,7 +24,7 @@ class Publisher:
         self._heard: list[tuple[str, Committed]] = []
         self._subscribed = threading.Event()
         protocol = mqtt.MQTTv5 if broker.mqtt_version == 5 else mqtt.MQTTv311
-        self._client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=protocol)
+        self._client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=protocol)
         self._client.max_inflight_messages_set(1000)
         self._client.reconnect_delay_set(1, 1)
         self._client.on_connect = self._on_connect

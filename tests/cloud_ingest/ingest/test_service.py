@@ -171,6 +171,19 @@ def test_what_was_not_acknowledged_comes_again_to_the_next_process(
     assert readings(conn) == [float(n) for n in range(10)]
 
 
+def test_after_an_orderly_end_nothing_comes_again(conn: Connection, database_dsn: str, mosquitto: Broker) -> None:
+    agent, later = FakeAgent(), Signals()
+    with Publisher(mosquitto) as publisher:
+        with running(database_dsn, mosquitto):
+            publisher.send(agent.birth(), *(agent.floats(float(n)) for n in range(200)))
+            wait_until(lambda: len(readings(conn)) > 0, "the first ones are stored")
+        kept = len(readings(conn))
+        with running(database_dsn, mosquitto, later):
+            publisher.wait_covered(agent)
+    assert later.value("batches", "duplicate") == 0
+    assert later.value("messages", "data") == 200 - kept
+
+
 def test_a_broker_that_is_killed_gets_no_acknowledgement_meant_for_its_former_life(
     conn: Connection, database_dsn: str, mosquitto: Broker, blocked: Callable[[], Any]
 ) -> None:

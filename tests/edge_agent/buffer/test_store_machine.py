@@ -47,8 +47,8 @@ SCHEMA = Schema(
         ),
     ),
 )
-MAX_BYTES = 9_000
-RETAIN_BYTES = 2_500
+MAX_BYTES = 12_000
+RETAIN_BYTES = 4_000
 
 
 def draft(readings: int) -> Draft:
@@ -192,6 +192,8 @@ class StoreMachine(RuleBasedStateMachine):
             for first, last in spans
             for seq in range(first, last + 1)
         }
+        # What is still here was never declared lost.
+        assert not declared & after.keys()
         for key, kind in (appended or {}).items():
             if key in after:
                 assert after[key].kind == kind

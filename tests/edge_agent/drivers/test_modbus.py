@@ -359,6 +359,55 @@ async def test_a_unit_that_answers_again_is_good_again() -> None:
             assert values == {"dead/a": 1, "dead/b": 2}
 
 
+async def test_many_timeouts_of_one_unit_do_not_cost_the_others_their_connection() -> None:
+    def handler(asked: Asked) -> Reply:
+        return None if asked.unit == 1 else asked.counting()
+
+    parts = two_units(0, polling="failures = 1000")
+    async with Responder(handler) as responder:
+        parts[1] = edge.modbus(responder.port, extra="timeout_s = 0.03")
+        async with bench(*parts) as found:
+            for _ in range(12):
+                await found.poll(0)
+            assert await found.values(1) == {"alive/a": 1}
+            assert responder.connections == 1
+
+
+async def test_a_dead_unit_with_many_blocks_is_given_up_as_a_whole() -> None:
+    parts = [
+        edge.head(polling="failures = 2\nprobe_interval_s = 3600"),
+        "",
+        edge.device(
+            "dead", *(edge.register(f"t{n}", n) for n in range(6)), extra="limits = { one_field_per_request = true }"
+        ),
+    ]
+    async with Responder(lambda _: None) as responder:
+        parts[1] = edge.modbus(responder.port, extra="timeout_s = 0.05")
+        async with bench(*parts) as found:
+            assert len(await found.poll()) == 6
+            for _ in range(5):
+                assert await found.poll() == []
+            assert len(responder.asked) == 2
+
+
+async def test_a_unit_that_answers_now_and_then_is_never_given_up() -> None:
+    silent = True
+
+    def handler(asked: Asked) -> Reply:
+        return None if silent and asked.unit == 1 else asked.counting()
+
+    parts = two_units(0, polling="failures = 2\nprobe_interval_s = 3600")
+    async with Responder(handler) as responder:
+        parts[1] = edge.modbus(responder.port, extra="timeout_s = 0.05")
+        async with bench(*parts) as found:
+            for _ in range(4):
+                silent = True
+                # Each time it turns bad, that is told, and each time it comes back.
+                assert await found.qualities(0) == {"dead/a": Quality.BAD_TIMEOUT, "dead/b": Quality.BAD_TIMEOUT}
+                silent = False
+                assert await found.values(0) == {"dead/a": 1, "dead/b": 2}
+
+
 async def test_a_block_without_answer_does_not_silence_the_blocks_that_answer() -> None:
     def handler(asked: Asked) -> Reply:
         return None if asked.address == 0 else asked.counting()

@@ -1,0 +1,402 @@
+"""The publisher with a real outbox and real brokers: Mosquitto, and amqtt for MQTT 3.1.1."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+from pathlib import Path
+
+import pytest
+from paho.mqtt import publish as paho_publish
+from paho.mqtt import subscribe as paho_subscribe
+
+from deploy.local.broker import Broker, local_broker
+from edge_agent.buffer.outbox import Outbox
+from edge_agent.config import Buffer, Mqtt
+from edge_agent.publish import publisher as publishers
+from edge_agent.publish.publisher import Publisher
+from edge_agent.signals import Signals
+from protocols import session, topics
+from tests.edge_agent.buffer.test_outbox import draft, schema
+from tests.support.fake_store import FakeStore
+from tests.support.mqtt_responder import MqttResponder
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(params=["mosquitto", "amqtt"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    """Each broker in turn."""
+    if request.param == "mosquitto":
+        yield request.getfixturevalue("mosquitto")
+        return
+    made = local_broker(tmp_path, kind="amqtt")
+    made.start()
+    try:
+        yield made
+    finally:
+        made.child.kill()
+
+
+class Sender:
+    """An outbox with a publisher."""
+
+    def __init__(self, path: Path, broker: Broker, **mqtt: object) -> None:
+        self.signals = Signals()
+        self.outbox = Outbox(Buffer(path=path), "acme", "gw1", schema(), lambda: 5_000_000, self.signals)
+        given = {"host": broker.host, "port": broker.port, "version": broker.mqtt_version} | mqtt
+        self.publisher = Publisher(
+            Mqtt.model_validate(given), "acme", "gw1", self.outbox, self.signals, "edge-agent test"
+        )
+        self.appended = 0
+
+    def append(self, count: int, readings: int = 10) -> None:
+        wait([self.outbox.append(draft(readings, n)) for n in range(count)], timeout=60)
+        self.appended += count * readings
+
+    def pending(self) -> int:
+        return self.outbox.stats().result(60).records_pending
+
+    def stop(self) -> None:
+        self.publisher.stop()
+        self.outbox.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Sender]]:
+    senders: list[Sender] = []
+
+    def make(broker: Broker, path: Path = tmp_path / "buffer.sqlite", **mqtt: object) -> Sender:
+        senders.append(Sender(path, broker, **mqtt))
+        senders[-1].publisher.start()
+        return senders[-1]
+
+    yield make
+    for sender in senders:
+        if sender.publisher._thread.is_alive():
+            sender.publisher.stop()
+        sender.outbox.close()
+
+
+def test_everything_arrives_once_in_order_and_is_freed(broker: Broker, start: Callable[..., Sender]) -> None:
+    with FakeStore(broker.host, broker.port, broker.mqtt_version) as store:
+        sender = start(broker)
+        sender.append(50)
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        assert store.reading_count() == sender.appended
+        assert set(store.seen.values()) == {1}
+        assert [seq for _, seq in store.order] == list(range(1, 52))
+        assert sender.signals.redelivered == 0
+        online = store.sessions[-1]
+        assert online.state == "online"
+        assert online.epochs == sender.outbox.stats().result().epochs
+        sender.stop()
+        wait_until(lambda: store.sessions[-1].state == "offline", "the goodbye")
+        assert store.sessions[-1].detail == "stopped"
+        assert store.sessions[-1].session == online.session
+
+
+def test_births_and_the_session_are_retained_and_data_are_not(mosquitto: Broker, start: Callable[..., Sender]) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port):
+        sender = start(mosquitto)
+        sender.append(3)
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        found = paho_subscribe.simple(  # type: ignore[no-untyped-call]
+            [topics.birth("acme", "gw1", schema().id()), topics.session("acme", "gw1")],
+            msg_count=2,
+            hostname=mosquitto.host,
+            port=mosquitto.port,
+            keepalive=10,
+        )
+        assert {message.topic for message in found} == {
+            topics.birth("acme", "gw1", schema().id()),
+            topics.session("acme", "gw1"),
+        }
+        assert all(message.retain for message in found)
+    late = FakeStore(mosquitto.host, mosquitto.port)
+    late.answering = False
+    with late:
+        wait_until(lambda: len(late.births) == 1, "the retained birth")
+        assert not late.batches
+
+
+def test_the_brokers_word_frees_nothing(mosquitto: Broker, start: Callable[..., Sender]) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        store.answering = False
+        sender = start(mosquitto)
+        sender.append(5)
+        wait_until(lambda: len(store.seen) == 6, "delivery")
+        time.sleep(0.5)
+        assert sender.pending() == 6
+        store.answering = True
+        store.say({sender.outbox.stats().result().epochs[0]})
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+
+
+def test_where_the_broker_is_enough_its_word_frees(broker: Broker, start: Callable[..., Sender]) -> None:
+    sender = start(broker, delivery="broker")
+    sender.append(20)
+    wait_until(lambda: sender.pending() == 0, "everything acknowledged")
+    assert sender.signals.published == 21
+
+
+def test_a_broker_that_forgets_everything_loses_nothing(mosquitto: Broker, start: Callable[..., Sender]) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        # The store takes nothing at first, so all that was sent is with the broker or nowhere.
+        store.taking = lambda _: False
+        sender = start(mosquitto, resend_after_s=6)
+        sender.append(20)
+        wait_until(lambda: len(store.seen) == 21, "delivery")
+        mosquitto.child.kill()
+        sender.append(20)
+        time.sleep(0.3)
+        store.taking = lambda _: True
+        mosquitto.start()
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        assert store.reading_count() == sender.appended
+        assert not store.conflicts
+        assert sender.signals.redelivered >= 21
+        assert sender.signals.reconnects == 1
+
+
+def test_nothing_is_given_to_a_client_that_is_not_connected(mosquitto: Broker, start: Callable[..., Sender]) -> None:
+    mosquitto.child.kill()
+    sender = start(mosquitto)
+    sender.append(50)
+    time.sleep(0.3)
+    assert sender.signals.published == 0
+    mosquitto.start()
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        assert store.reading_count() == sender.appended
+
+
+def test_what_the_store_lost_from_the_broker_is_sent_again_without_a_reconnect(
+    mosquitto: Broker, start: Callable[..., Sender]
+) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        refused = set(range(2, 12))
+        store.taking = lambda key: not (key[1] in refused and store.seen[key] == 1)
+        sender = start(mosquitto, resend_after_s=0.3)
+        sender.append(20)
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        assert store.reading_count() == sender.appended
+        assert sender.signals.reconnects == 0
+        assert sender.signals.redelivered >= 10
+
+
+def test_a_store_that_is_down_is_asked_by_one_message_at_a_time(
+    mosquitto: Broker, start: Callable[..., Sender]
+) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        store.answering = False
+        sender = start(mosquitto, resend_after_s=0.2)
+        sender.append(200)
+        started = time.monotonic()
+        wait_until(lambda: sender.signals.redelivered >= 5, "questions")
+        assert sender.signals.redelivered <= (time.monotonic() - started) / 0.2 + 1
+        store.answering = True
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+
+
+def test_windows_bound_what_is_under_way(mosquitto: Broker, start: Callable[..., Sender]) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        store.taking = lambda _: False
+        sender = start(mosquitto, window=4, max_uncommitted=30)
+        sender.append(100)
+        wait_until(lambda: len(store.seen) == 30, "as many as allowed")
+        time.sleep(0.5)
+        assert len(store.seen) == 30
+        assert sender.signals.published == 30
+        store.taking = lambda _: True
+        store.keys |= set(store.seen)
+        store.say({sender.outbox.stats().result().epochs[0]})
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+
+
+def test_a_restored_store_gets_again_what_it_lacks(mosquitto: Broker, start: Callable[..., Sender]) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        sender = start(mosquitto)
+        sender.append(20)
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        epoch = sender.outbox.stats().result().epochs[0]
+        first = store.sessions[-1].session
+        store.restore({key for key in store.keys if key[1] <= 5})
+        # Any message of the new incarnation makes the agent ask what the store has.
+        sender.append(1)
+        wait_until(lambda: {seq for name, seq in store.keys if name == epoch} == set(range(1, 23)), "all of it again")
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        assert all(store.seen[epoch, seq] == 1 for seq in range(1, 6))
+        assert all(store.seen[epoch, seq] >= 2 for seq in range(6, 22))
+        online = [found for found in store.sessions if found.state == "online"]
+        assert online[-1].session != first
+        # An orderly goodbye: no last will in between.
+        assert all(found.state == "online" for found in store.sessions)
+
+
+def test_messages_before_the_answer_do_not_make_it_announce_for_ever(
+    mosquitto: Broker, start: Callable[..., Sender]
+) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        sender = start(mosquitto)
+        sender.append(5)
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        epoch = sender.outbox.stats().result().epochs[0]
+        store.answering = False
+        store.restore(set())
+        before = len(store.sessions)
+        for _ in range(20):
+            store.say({epoch})
+            time.sleep(0.05)
+        assert len(store.sessions) - before == 1
+        store.answering = True
+        store.say({epoch}, store.sessions[-1].session)
+        wait_until(lambda: sender.pending() == 0 and len(store.keys) == 6, "everything again")
+
+
+def test_an_agent_that_dies_leaves_a_last_will(mosquitto: Broker, start: Callable[..., Sender]) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        sender = start(mosquitto)
+        wait_until(lambda: bool(store.sessions), "the session")
+        online = store.sessions[-1]
+        link = sender.publisher._link
+        assert link is not None
+        held = link._client.socket()
+        assert isinstance(held, socket.socket)
+        held.shutdown(socket.SHUT_RDWR)
+        wait_until(lambda: any(found.state == "offline" for found in store.sessions), "the last will")
+        will = next(found for found in store.sessions if found.state == "offline")
+        assert (will.session, will.detail) == (online.session, "connection lost")
+        assert will.at_us <= online.at_us
+        wait_until(lambda: store.sessions[-1].state == "online", "the next session")
+
+
+def test_two_agents_with_one_buffer_copy_lose_and_double_nothing(
+    mosquitto: Broker, start: Callable[..., Sender], tmp_path: Path
+) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        store.taking = lambda _: False
+        first = start(mosquitto)
+        first.append(10)
+        clone = tmp_path / "clone.sqlite"
+        for suffix in ("", "-wal"):
+            shutil.copy(f"{tmp_path / 'buffer.sqlite'}{suffix}", f"{clone}{suffix}")
+        second = start(mosquitto, clone)
+        first.append(5)
+        second.append(5)
+        wait_until(lambda: len(store.seen) >= 1 + 10 + 5 + 1 + 5, "delivery from both")
+        store.taking = lambda _: True
+        store.keys |= set(store.seen)
+        for sender in (first, second):
+            store.say(set(sender.outbox.stats().result().epochs))
+        wait_until(lambda: first.pending() == second.pending() == 0, "everything committed")
+        assert store.reading_count() == 200
+        assert not store.conflicts
+
+
+def test_nonsense_from_the_broker_is_counted_and_ignored(mosquitto: Broker, start: Callable[..., Sender]) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        sender = start(mosquitto)
+        wait_until(lambda: bool(store.sessions), "the session")
+        for payload in (b"", b"{", b'{"v": 9}', b"\xff\x00"):
+            paho_publish.single(
+                topics.committed("acme", "gw1"), payload, qos=1, hostname=mosquitto.host, port=mosquitto.port
+            )
+        wait_until(lambda: sender.signals.discarded == 4, "the nonsense")
+        sender.append(3)
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+
+
+# A broker that misbehaves
+
+
+@pytest.fixture
+def odd_broker() -> Iterator[MqttResponder]:
+    with MqttResponder() as found:
+        yield found
+
+
+def start_at(start: Callable[..., Sender], odd: MqttResponder, **mqtt: object) -> Sender:
+    return start(Broker("mosquitto", "127.0.0.1", odd.port, None), **mqtt)  # type: ignore[arg-type]
+
+
+def test_a_message_that_the_broker_refuses_stays(odd_broker: MqttResponder, start: Callable[..., Sender]) -> None:
+    odd_broker.puback["data"] = 0x87
+    sender = start_at(start, odd_broker, delivery="broker", resend_after_s=0.2)
+    sender.append(3)
+    wait_until(lambda: sender.signals.refused.total() >= 3, "the refusals")
+    assert sender.signals.refused.keys() == {"Not authorized"}
+    wait_until(lambda: sender.pending() == 3, "the birth to be freed")
+    odd_broker.puback["data"] = 0
+    wait_until(lambda: sender.pending() == 0, "another attempt")
+
+
+@pytest.mark.parametrize(("what", "reason"), [("connack", "Bad user name or password"), ("suback", "Not authorized")])
+def test_a_refusal_is_told_once_and_tried_again(
+    odd_broker: MqttResponder,
+    start: Callable[..., Sender],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    what: str,
+    reason: str,
+) -> None:
+    setattr(odd_broker, what, 0x86 if what == "connack" else 0x87)
+    secret = tmp_path / "secret"
+    secret.write_text("horse battery\n")
+    sender = start_at(start, odd_broker, username="gw1", password_file=str(secret))
+    sender.append(1)
+    wait_until(lambda: odd_broker.connections >= 3, "more attempts")
+    told = [record.message for record in caplog.records if "no connection to the broker" in record.message]
+    assert len(told) == 1
+    assert reason in told[0]
+    assert "horse" not in caplog.text
+    assert odd_broker.published == []
+    setattr(odd_broker, what, 0 if what == "connack" else 1)
+    wait_until(lambda: len(odd_broker.published) >= 3, "session, birth and data")
+
+
+def test_the_brokers_receive_maximum_is_kept(odd_broker: MqttResponder, start: Callable[..., Sender]) -> None:
+    odd_broker.receive_maximum = 3
+    odd_broker.puback["data"] = None
+    sender = start_at(start, odd_broker)
+    sender.append(20)
+    wait_until(lambda: len(odd_broker.withheld) == 3, "as many as allowed")
+    time.sleep(0.5)
+    assert len(odd_broker.withheld) == 3
+    odd_broker.release()
+    wait_until(lambda: len(odd_broker.withheld) == 3, "the next ones")
+
+
+@pytest.mark.parametrize("what", ["connack", "suback"])
+def test_a_broker_that_says_nothing_is_left(
+    odd_broker: MqttResponder, start: Callable[..., Sender], monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(publishers, "_HANDSHAKE_S", 0.3)
+    setattr(odd_broker, what, None)
+    sender = start_at(start, odd_broker)
+    wait_until(lambda: odd_broker.connections >= 2, "another attempt")
+    assert odd_broker.published == []
+    sender.stop()
+
+
+def test_messages_that_are_never_acknowledged_force_a_new_connection(
+    odd_broker: MqttResponder, start: Callable[..., Sender]
+) -> None:
+    odd_broker.puback["data"] = None
+    sender = start_at(start, odd_broker, resend_after_s=0.3, delivery="broker")
+    sender.append(2)
+    wait_until(lambda: odd_broker.connections >= 2, "another connection")
+    odd_broker.puback["data"] = 0
+    wait_until(lambda: sender.pending() == 0, "everything acknowledged")
+    assert sender.signals.reconnects >= 1
+
+
+def test_the_session_record_reads_back(mosquitto: Broker, start: Callable[..., Sender]) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        start(mosquitto)
+        wait_until(lambda: bool(store.sessions), "the session")
+        found = store.sessions[-1]
+        assert session.decode(found.encode()) == found
+        assert found.software == "edge-agent test"

@@ -1,0 +1,386 @@
+"""A wrong configuration is refused before anything connects, with file, device, field, value and what is allowed."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from edge_agent import config, points
+from edge_agent.config import ClockSettings
+from edge_agent.points import ModbusBus, OpcUaBus
+from protocols.config import ConfigError
+from protocols.timebase import REAL_TIME, US
+from tests.support import edge
+
+METER = (
+    '[[device]]\nname = "mill"\nconnection = "bus"\nunit_id = 1\nmodel = "eastron_sdm630"\n'
+    'tags = ["active_energy_import", "active_power"]\n'
+)
+GOOD = [edge.head(), edge.modbus(502), edge.device("mill", edge.register("a", 10, "float32"))]
+
+
+def refusal(*parts: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        points.load("\n".join(parts), "agent.toml", {})
+    return str(caught.value).splitlines()
+
+
+def tags(*parts: str, extra: str = "") -> list[str]:
+    return refusal(edge.head(), edge.modbus(502), edge.device("mill", *parts, extra=extra))
+
+
+def test_a_good_configuration_is_accepted() -> None:
+    plan = points.load("\n".join(GOOD), "agent.toml", {})
+    assert [point.tag for point in plan.schema.points] == ["a"]
+
+
+def test_an_unknown_key_is_refused() -> None:
+    assert refusal(*GOOD, "[batch]\nmax_reading = 5") == [
+        "agent.toml: batch.max_reading: unknown key; allowed keys are those that print-config shows (found 5)"
+    ]
+    assert tags(edge.register("a", 1, extra='adress = "5"')) == [
+        "agent.toml: device 'mill'.tag 'a'.adress: unknown key; allowed keys are those that print-config shows "
+        "(found '5')"
+    ]
+
+
+def test_text_that_is_not_toml_is_refused() -> None:
+    assert refusal("[agent")[0].startswith("agent.toml: not TOML: ")
+
+
+def test_a_missing_variable_is_refused() -> None:
+    assert refusal(edge.head(path="${NOWHERE}"), *GOOD[1:]) == [
+        "agent.toml: buffer.path: environment variable NOWHERE is not set and has no default"
+    ]
+
+
+def test_numbers_may_come_from_the_environment() -> None:
+    text = (
+        "\n".join(GOOD).replace("port = 1883", 'port = "${MQTT_PORT:-1884}"').replace("version = 5", 'version = "${V}"')
+    )
+    assert points.load(text, "agent.toml", {"V": "3"}).config.mqtt.port == 1884
+    found = points.load(text, "agent.toml", {"V": "3", "MQTT_PORT": "9"}).config.mqtt
+    assert (found.port, found.version) == (9, 3)
+
+
+def test_tags_that_overlap_in_part_are_refused() -> None:
+    assert tags(edge.register("a", 10, "float32"), edge.register("b", 11, "float32")) == [
+        "agent.toml: device 'mill'.tag 'b': holding 11 to 12 overlaps tag 'a' at holding 10 to 11; "
+        "allowed: the very same place and type, or no register in common"
+    ]
+    assert (
+        "overlaps tag 'a' at holding 10" in tags(edge.register("a", 10, "int16"), edge.register("b", 10, "uint16"))[0]
+    )
+
+
+def test_tags_at_the_very_same_place_are_allowed() -> None:
+    plan = edge.plan(
+        edge.head(),
+        edge.modbus(502),
+        edge.device("m", edge.register("a", 10), edge.register("b", 10, extra="scale = 2")),
+    )
+    bus = plan.buses[0]
+    assert isinstance(bus, ModbusBus)
+    assert len(bus.devices[0].requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "type_", "message"),
+    [
+        (
+            70_000,
+            "uint16",
+            "agent.toml: device 'mill'.tag 'a'.address: Input should be less than or equal to 65535 (found 70000)",
+        ),
+        (
+            -1,
+            "uint16",
+            "agent.toml: device 'mill'.tag 'a'.address: Input should be greater than or equal to 0 (found -1)",
+        ),
+        (
+            65_535,
+            "float32",
+            "agent.toml: device 'mill'.tag 'a': address 65535 with 2 registers; allowed: up to 65534",
+        ),
+    ],
+)
+def test_a_register_out_of_range_is_refused(address: int, type_: str, message: str) -> None:
+    assert tags(edge.register("a", address, type_)) == [message]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            'unit = "kW"',
+            "agent.toml: device 'mill'.tag 'active_energy_import': unit 'kW' does not fit quantity 'active_energy'; "
+            "allowed: kWh, Wh, MWh, GJ",
+        ),
+        (
+            'quantity = "enrgy"',
+            "agent.toml: device 'mill'.tag 'active_energy_import': quantity 'enrgy' is unknown; known: ",
+        ),
+        (
+            'kind = "gauge"',
+            "agent.toml: device 'mill'.tag 'active_energy_import': kind 'gauge' does not fit quantity 'active_energy'; "
+            "allowed: counter",
+        ),
+        (
+            'medium = "water"',
+            "agent.toml: device 'mill'.tag 'active_energy_import': medium 'water' does not fit quantity "
+            "'active_energy'; allowed: electricity",
+        ),
+        (
+            "scale = 0",
+            "agent.toml: device 'mill'.tag 'active_energy_import': scale 0",
+        ),
+        (
+            'type = "bool"',
+            "agent.toml: device 'mill'.tag 'active_energy_import': type 'bool' in table 'input'; allowed: all but bool",
+        ),
+        (
+            'type = "bcd"',
+            "agent.toml: device 'mill'.tag 'active_energy_import'.type: Input should be 'bool', 'int16', ",
+        ),
+    ],
+)
+def test_a_definition_that_contradicts_itself_is_refused(change: str, message: str) -> None:
+    lines = refusal(edge.head(), edge.modbus(502), METER, f'[[device.tag]]\nname = "active_energy_import"\n{change}')
+    assert len(lines) == 1
+    assert lines[0].startswith(message)
+
+
+def test_a_modulus_belongs_on_a_counter() -> None:
+    lines = refusal(edge.head(), edge.modbus(502), METER, '[[device.tag]]\nname = "active_power"\nmodulus = 1000')
+    assert lines == ["agent.toml: device 'mill'.tag 'active_power': modulus 1000 on a gauge; allowed: on counters only"]
+
+
+def test_two_devices_or_connections_with_one_name_are_refused() -> None:
+    assert (
+        refusal(*GOOD, edge.modbus(503), edge.device("mill", edge.register("a", 1), unit_id=2))
+        == [
+            "agent.toml: connection 'bus': 2 have this name; allowed: one of each name",
+            "agent.toml: device 'mill': 2 have this name; allowed: one of each name",
+            "agent.toml: device 'mill': another device of this name has a tag 'a'; allowed: one of each name",
+        ][:2]
+    )
+
+
+def test_two_tags_with_one_name_are_refused() -> None:
+    assert "agent.toml: device 'mill'.tag 'a': 2 tags have this name; allowed: one of each name" in tags(
+        edge.register("a", 1), edge.register("a", 2)
+    )
+
+
+def test_two_devices_that_read_the_same_registers_are_refused() -> None:
+    assert refusal(*GOOD, edge.device("copy", edge.register("x", 11, "uint16"))) == [
+        "agent.toml: device 'copy'.tag 'x': holding 11 of unit_id 1 on connection 'bus' is read by device 'mill' too; "
+        "allowed: another unit_id, or registers that no other device reads"
+    ]
+
+
+def test_two_devices_may_share_a_unit_with_registers_of_their_own() -> None:
+    edge.plan(*GOOD, edge.device("other", edge.register("a", 12), extra="poll_interval_s = 5"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            "heartbeat_s = 20",
+            "agent.toml: device 'mill'.tag 'a': heartbeat_s 20 is longer than gap_limit_s 10, so silence could not be "
+            "told from a gap; allowed: up to 10",
+        ),
+        (
+            "poll_interval_s = 60",
+            "agent.toml: device 'mill'.tag 'a': poll_interval_s 60 is longer than gap_limit_s 10; allowed: up to 10",
+        ),
+        ("phase_s = 1", "agent.toml: device 'mill': phase_s 1; allowed: below poll_interval_s 1"),
+        ("limits = { max_registers = 1 }", "agent.toml: device 'mill': holding 10 takes 2 entries; allowed: up to 1"),
+    ],
+)
+def test_times_and_limits_that_do_not_fit_are_refused(extra: str, message: str) -> None:
+    lines = tags(edge.register("a", 10, "float32"), extra=extra)
+    assert len(lines) == 1
+    assert lines[0].startswith(message)
+
+
+def test_a_heartbeat_longer_than_the_gap_limit_of_one_tag_is_refused() -> None:
+    lines = tags(edge.register("a", 10), edge.register("b", 11, extra="gap_limit_s = 2"), extra="heartbeat_s = 5")
+    assert lines == [
+        "agent.toml: device 'mill'.tag 'b': heartbeat_s 5 is longer than gap_limit_s 2, so silence could not be told "
+        "from a gap; allowed: up to 2"
+    ]
+
+
+def test_unknown_models_fields_tags_and_connections_are_refused() -> None:
+    def device(*lines: str) -> list[str]:
+        return refusal(edge.head(), edge.modbus(502), "\n".join(['[[device]]\nname = "mill"', *lines]))
+
+    model = 'connection = "bus"\nunit_id = 1\nmodel = "eastron_sdm630"'
+    assert device('connection = "buss"\nunit_id = 1') == [
+        "agent.toml: device 'mill': connection 'buss' is unknown; allowed: bus"
+    ]
+    assert device('connection = "bus"\nunit_id = 1\nmodel = "eastron"')[0].startswith(
+        "agent.toml: device 'mill': meter model 'eastron' is unknown; allowed: abb_b23, "
+    )
+    assert device(model, 'tags = ["power"]')[0].startswith(
+        "agent.toml: device 'mill': tags: 'power' is not a field of eastron_sdm630; allowed: voltage_l1, "
+    )
+    assert device(model, '[[device.tag]]\nname = "x"\nfield = "power"')[0].startswith(
+        "agent.toml: device 'mill'.tag 'x': field 'power' is unknown; allowed: voltage_l1, "
+    )
+    assert device('connection = "bus"\nmodel = "eastron_sdm630"') == [
+        "agent.toml: device 'mill': unit_id is missing; allowed: 0 to 255"
+    ]
+    assert device('connection = "bus"\nunit_id = 300') == [
+        "agent.toml: device 'mill'.unit_id: Input should be less than or equal to 255 (found 300)"
+    ]
+    assert device('connection = "bus"\nunit_id = 1') == [
+        "agent.toml: device 'mill': no tag; allowed: a model, or at least one [[device.tag]]"
+    ]
+    assert device('connection = "bus"\nunit_id = 1\ntags = ["a"]') == [
+        "agent.toml: device 'mill': tags without model; allowed: with a model, else [[device.tag]]"
+    ]
+    assert device('connection = "bus"\nunit_id = 1\n[[device.tag]]\nname = "x"\nunit = "kW"') == [
+        "agent.toml: device 'mill'.tag 'x': quantity, kind, table, address, type missing; "
+        "needed: quantity, unit, kind, table, address, type"
+    ]
+
+
+def test_keys_of_the_other_protocol_are_refused() -> None:
+    dcs = edge.opcua("opc.tcp://127.0.0.1:4840")
+    assert tags(edge.register("a", 1, extra='node = "i=1"')) == [
+        "agent.toml: device 'mill'.tag 'a': node 'i=1'; allowed: on OPC-UA connections only"
+    ]
+    assert refusal(edge.head(), dcs, edge.device("kiln", edge.node("a", "i=1"), connection="dcs", unit_id=1)) == [
+        "agent.toml: device 'kiln': unit_id; allowed: on Modbus connections only"
+    ]
+    assert refusal(
+        edge.head(),
+        dcs,
+        edge.device("kiln", edge.node("a", "i=1", extra="address = 1"), connection="dcs", unit_id=None),
+    ) == ["agent.toml: device 'kiln'.tag 'a': address 1; allowed: on Modbus connections only"]
+    assert refusal(
+        edge.head(), dcs, edge.device("kiln", edge.node("a", "Kiln.Feed"), connection="dcs", unit_id=None)
+    ) == ["agent.toml: device 'kiln'.tag 'a': node 'Kiln.Feed'; allowed: a node id such as ns=2;s=Kiln.Feed or i=2258"]
+    assert (
+        "endpoint: String should match pattern"
+        in refusal(
+            edge.head(),
+            edge.opcua("http://x"),
+            edge.device("kiln", edge.node("a", "i=1"), connection="dcs", unit_id=None),
+        )[0]
+    )
+
+
+def test_every_problem_is_named_at_once() -> None:
+    lines = refusal(
+        edge.head(),
+        edge.modbus(502),
+        edge.device("a", edge.register("x", 65_535, "float32")),
+        edge.device("b", edge.register("x", 1, extra='medium = "water"'), connection="elsewhere"),
+        METER.replace("active_power", "power"),
+    )
+    assert [line.split(": ")[1] for line in lines] == ["device 'a'.tag 'x'", "device 'b'", "device 'mill'"]
+    assert refusal("device = []", edge.head(), edge.modbus(502)) == [
+        "agent.toml: device: none; allowed: at least one [[device]]"
+    ]
+
+
+def test_names_that_topics_cannot_hold_are_refused() -> None:
+    lines = refusal("\n".join(GOOD).replace('name = "gw1"', 'name = "gw/1"'))
+    assert lines == [
+        "agent.toml: agent.name: name 'gw/1' is not allowed; allowed: 1 to 64 letters, digits, '_', '-' or '.'"
+    ]
+
+
+def test_a_secret_is_never_shown() -> None:
+    lines = refusal(edge.head(mqtt="password = 'horse'"), *GOOD[1:])
+    assert "horse" not in "\n".join(lines)
+    both = refusal(edge.head(mqtt="password_file = '/a'\npassword_env = 'B'"), *GOOD[1:])
+    assert both == ["agent.toml: mqtt: password_file and password_env are both given; allowed: one of them"]
+
+
+@pytest.mark.parametrize(
+    ("clock", "message"),
+    [
+        ("speed = 10", "clock: speed 10 without origin; allowed: 1, or an origin in the past"),
+        (
+            'origin = "2022-06-14T00:00:00"',
+            "clock: origin 2022-06-14T00:00:00 has no offset; allowed: such as 2022-06-14T00:00+08:00",
+        ),
+        ("speed = 0", "clock.speed: Input should be greater than 0 (found 0)"),
+    ],
+)
+def test_a_clock_that_makes_no_sense_is_refused(clock: str, message: str) -> None:
+    assert refusal(*GOOD, f"[clock]\n{clock}") == [f"agent.toml: {message}"]
+
+
+def test_plant_time_follows_from_the_clock_settings() -> None:
+    assert ClockSettings().timebase() == REAL_TIME
+    assert not ClockSettings.model_validate({"origin": "", "anchor_us": "0", "speed": "1"}).simulated
+    given = ClockSettings.model_validate({"origin": "2022-06-14T00:00:00+08:00", "anchor_us": "7", "speed": "1440"})
+    base = given.timebase()
+    assert (base.origin_us, base.anchor_us, base.speed) == (1_655_136_000 * US, 7, 1440.0)
+    assert given.simulated
+    assert ClockSettings.model_validate({"origin": "2022-06-14T00:00:00Z"}).timebase().anchor_us > 0
+
+
+def test_a_models_field_can_be_renamed_and_changed() -> None:
+    plan = edge.plan(
+        edge.head(),
+        edge.modbus(502),
+        METER,
+        '[[device.tag]]\nname = "active_power"\nscale = 40\n',
+        '[[device.tag]]\nname = "l1"\nfield = "voltage_l1"\ngap_limit_s = 7\n',
+    )
+    found = {point.tag: point for point in plan.schema.points}
+    assert list(found) == ["active_energy_import", "active_power", "l1"]
+    assert (found["active_power"].scale, found["active_power"].unit) == (40, "W")
+    assert (found["l1"].quantity, found["l1"].gap_limit_s, found["l1"].medium) == ("voltage", 7, "electricity")
+    assert found["l1"].model == "eastron_sdm630"
+    assert found["l1"].address == "input 0 float32"
+
+
+def test_opcua_points_have_a_heartbeat_since_unchanged_values_are_not_repeated() -> None:
+    plan = edge.plan(
+        edge.head(),
+        edge.opcua("opc.tcp://127.0.0.1:4840"),
+        edge.device(
+            "kiln",
+            edge.node("a", "i=1"),
+            edge.node("b", "i=2", extra="heartbeat_s = 2"),
+            connection="dcs",
+            unit_id=None,
+        ),
+    )
+    assert [point.heartbeat_s for point in plan.schema.points] == [pytest.approx(10 / 3), 2]
+    assert isinstance(plan.buses[0], OpcUaBus)
+
+
+def test_the_sample_is_a_good_configuration_and_shows_every_key() -> None:
+    text = config.sample()
+    points.load(text, "sample.toml", {})
+    # What is commented out is valid too.
+    bare = "\n".join(
+        line.removeprefix("# ") if " = " in line or line.startswith("# [") else line for line in text.splitlines()
+    )
+    shown = set(
+        tomllib.loads("\n".join(line for line in bare.splitlines() if not line.startswith("# client_id"))).keys()
+    )
+    assert shown == set(config.AgentConfig.model_fields)
+    for model in (config.Mqtt, config.Buffer, config.Batching, config.Polling, config.ClockSettings, config.Tls):
+        for key in model.model_fields:
+            assert f"{key} =" in text or f"{key}]" in text, key
+
+
+def test_the_cement_plants_configuration_is_good() -> None:
+    path = Path(__file__).parents[2] / "deploy" / "plants" / "cement" / "agent.toml"
+    plan = points.load(path.read_text(encoding="utf-8"), "agent.toml", {})
+    devices = {point.device for point in plan.schema.points}
+    assert len(devices) == 26
+    assert {bus.settings.name for bus in plan.buses} == {f"gateway_{letter}" for letter in "abcde"} | {"dcs"}
+    assert all(point.gap_limit_s == 900 and point.poll_interval_s == 60 for point in plan.schema.points)
