@@ -33,8 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         fleet_config = _load(arguments)
         logs.configure(fleet_config.log.level, fleet_config.log.form)
         fleet = Fleet(fleet_config, arguments.truth if arguments.command == "run" else None)
-    except (config.ConfigError, FleetError) as error:
+    except config.ConfigError as error:
         print(error, file=sys.stderr)
+        return USAGE
+    except FleetError as error:
+        print("\n".join(f"{arguments.fleet}: {line}" for line in str(error).splitlines()), file=sys.stderr)
         return USAGE
     if arguments.command == "check-config":
         devices = sum(len(gateway.devices) for gateway in fleet_config.gateways)

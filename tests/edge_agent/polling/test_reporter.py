@@ -65,6 +65,14 @@ async def test_the_same_source_time_is_the_same_reading_until_the_heartbeat() ->
     assert sent() == [(-100, 5, 0), (1, 5, 0), (5, 5, 0), (5.5, 5, 0)]
 
 
+async def test_a_held_poll_later_than_the_next_source_time_is_not_sent() -> None:
+    made, sent = reporter("heartbeat_s = 9")
+    made.good(0, 5, 0, 0, stamp_us=0)
+    made.good(0, 5, 0, 2 * US, stamp_us=0)
+    made.good(0, 6, 0, 3 * US, stamp_us=US)
+    assert sent() == [(0, 5, 0), (1, 6, 0)]
+
+
 async def test_a_point_turns_bad_once_and_its_return_is_a_reading() -> None:
     made, sent = reporter("heartbeat_s = 9")
     made.good(0, 5, 0, 0)

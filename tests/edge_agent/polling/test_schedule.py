@@ -75,6 +75,9 @@ async def test_turns_keep_their_own_intervals_without_drift() -> None:
         # Each poll belongs to another poll time, and none is lost but as a counted overrun.
         ticks = [(at - turn.timing.phase_us) // turn.timing.interval_us for at in polls[which]]
         assert len(set(ticks)) == len(ticks)
+        # Late by the time it took to wake up, which does not add up.
+        late = sorted((at - turn.timing.phase_us) % turn.timing.interval_us for at in polls[which][-8:])
+        assert late[0] < turn.timing.interval_us / 2
     expected = sum((polls[which][-1] - polls[which][0]) // turn.timing.interval_us for which, turn in enumerate(turns))
     assert abs(len(driver.polled) - 2 + signals.overruns - expected) <= 2
     assert len(driver.polled) - 1 <= signals.polls <= len(driver.polled)
@@ -98,12 +101,38 @@ async def test_polling_goes_on_when_the_clock_is_set_back(monkeypatch: pytest.Mo
             return super().now_us() + self.shift_us
 
     clock = Settable(TimeBase(0, time.time_ns() // 1000, 1.0), simulated=True)
-    driver = Slow([Turn("t", Timing(US // 10, 0))], clock)
+    driver = Slow([Turn("t", Timing(US // 10, 0)), Turn("u", Timing(US // 5, 0))], clock)
+
+    def done() -> bool:
+        if len(driver.polled) >= 4:
+            clock.shift_us = -3600 * US
+        times = [at for _, at in driver.polled]
+        return sum(at < times[0] for at in times) >= 6
+
+    await run_until(driver, clock, Signals(), done)
+
+
+async def test_pollers_wait_for_room_and_count_what_they_miss() -> None:
+    clock = Clock(TimeBase(0, time.time_ns() // 1000, 1.0), simulated=True)
+    driver = Slow([Turn("t", Timing(US // 50, 0))], clock)
     signals = Signals()
-    await run_until(driver, clock, signals, lambda: len(driver.polled) >= 2)
-    clock.shift_us = -3600 * US
-    before = len(driver.polled)
-    await run_until(driver, clock, signals, lambda: len(driver.polled) >= before + 3)
+    full = asyncio.Event()
+
+    class Full(Batcher):
+        async def room(self) -> None:
+            await full.wait()
+
+    batcher = Full("a" * 64, Batching(), clock, lambda _: Future())
+    task = asyncio.create_task(serve(driver, clock, batcher, signals))
+    await asyncio.sleep(0.3)
+    assert not driver.polled
+    full.set()
+    while not driver.polled:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert signals.overruns >= 5
 
 
 async def test_a_mistake_in_a_poll_is_logged_and_polling_goes_on(caplog: pytest.LogCaptureFixture) -> None:
