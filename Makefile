@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
 .PHONY: help demo test check bench faults lock format clean
@@ -35,7 +36,7 @@ check: $(INSTALLED)  ## lint, format, types, import rules
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)  ## benchmarks, written to benchmarks/results.json
-	@echo "make bench: there is no benchmark to run yet" >&2; exit 1
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 faults: $(INSTALLED)  ## fault suite, written to faults-report.json
 	@echo "make faults: there is no fault suite to run yet; the kill tests are part of 'make test'" >&2; exit 1

@@ -201,7 +201,8 @@ class Fleet:
         wiring = Wiring(device.name, columns, kind.options.model_validate(device.options))
         cells = []
         for field in model.fields:
-            value = field_value(kind, wiring, field, device.start.get(field.name, 0.0))
+            text = field.value_type == "text"
+            value = _no_text if text else field_value(kind, wiring, field, device.start.get(field.name, 0.0))
             modulus = device.modulus.get(field.name, field.modulus)
             raw = raw_value(field, value, modulus)
             self._check_fit(field, raw, modulus, where)
@@ -229,7 +230,7 @@ class Fleet:
             raise FleetError(f"device {device.name!r}.model: {error}; in this file: {here}") from error
 
     def _check_fit(self, field: Field, raw: Value, modulus: float | None, where: str) -> None:
-        if field.type == "bool":
+        if field.value_type in ("bool", "text"):
             return
         if modulus is not None and not field.type.startswith("float"):
             counts = modulus / field.scale
@@ -268,6 +269,10 @@ class Fleet:
             self.now,
             self.signals,
         )
+
+
+def _no_text(_: Moment) -> float:
+    return 0.0
 
 
 def _first_day(config: FleetConfig, origin_us: int) -> date:

@@ -7,14 +7,17 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from edge_agent import SOFTWARE, config, points, runtime
-from edge_agent.points import ModbusBus, ModbusDevice, OpcUaDevice, Plan
+from edge_agent.commands import import_list, probe
+from edge_agent.commands import plan as plans
+from edge_agent.importing.document import slug
+from edge_agent.points import Plan
 from edge_agent.runtime import RunOptions
 from protocols import logs
 from protocols.config import ConfigError
-from protocols.modbus.requests import Cost, data_bytes
-from protocols.timebase import US
+from protocols.quantities import Medium
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,8 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "print-config":
         print(config.sample(), end="")
         return 0
+    if options.command == "import":
+        return _import(options)
     try:
-        plan = points.load(options.config.read_text(encoding="utf-8"), options.config.name, os.environ)
+        plan = _load(options.config)
     except (OSError, UnicodeDecodeError) as error:
         print(f"{options.config}: {error}", file=sys.stderr)
         return 2
@@ -33,13 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     match options.command:
         case "check-config":
-            print(f"{options.config}: ok, {_summary(plan)}")
+            print(f"{options.config}: ok, {plans.summary(plan)}")
             return 0
         case "plan":
-            print("\n".join(_requests(plan)))
+            print("\n".join(plans.lines(plan)))
             return 0
+        case "probe":
+            return _probe(plan, options.device)
     logs.configure(options.log_level, options.log_format)
-    return runtime.run(plan, RunOptions(options.drain_s, options.report))
+    return runtime.run(plan, RunOptions(options.drain_s, options.report, lambda: _load(options.config)))
+
+
+def _load(path: Path) -> Plan:
+    return points.load(path.read_text(encoding="utf-8"), path.name, os.environ)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,8 +71,26 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("config", type=Path, help="agent.toml")
     plan = commands.add_parser("plan", help="print each request with its tags, without connecting")
     plan.add_argument("config", type=Path, help="agent.toml")
+    probing = commands.add_parser("probe", help="poll every device once and show what came; sends and writes nothing")
+    probing.add_argument("config", type=Path, help="agent.toml")
+    probing.add_argument("--device", metavar="NAME", help="only this device")
+    _add_import(commands.add_parser("import", help="make a configuration from a register list (CSV or XLSX)"))
     commands.add_parser("print-config", help="print a commented sample configuration")
     return parser
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("list", type=Path, help="register list with a row of headings: .csv or .xlsx")
+    parser.add_argument("--out", type=Path, help="file to write, which must not exist; otherwise standard output")
+    parser.add_argument("--device", metavar="NAME", help="name of the device, where the list has none (its file name)")
+    parser.add_argument("--unit-id", type=int, choices=range(256), metavar="N", default=1, help="if the list has none")
+    parser.add_argument("--table", choices=("coil", "discrete", "input", "holding"), help="where the list has none")
+    parser.add_argument("--addresses", choices=("modicon", "plain"), help="whether 40001 is holding 0 or 40001")
+    parser.add_argument("--base", type=int, choices=(0, 1), default=0, help="what the list calls the first register")
+    parser.add_argument("--medium", choices=get_args(Medium), help="what the meters measure")
+    parser.add_argument("--encoding", help="of a CSV file that is not UTF-8, such as gb18030 or cp1252")
+    parser.add_argument("--host", default="192.0.2.10", help="of the connection")
+    parser.add_argument("--port", type=int, choices=range(1, 65_536), metavar="N", default=502, help="as --host")
 
 
 def _seconds(text: str) -> float:
@@ -71,51 +100,36 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _summary(plan: Plan) -> str:
-    devices = sum(len(bus.devices) for bus in plan.buses)
-    requests = sum(len(device.requests) for bus in plan.buses if isinstance(bus, ModbusBus) for device in bus.devices)
-    return (
-        f"{len(plan.schema.points)} points of {devices} devices on {len(plan.buses)} connections, "
-        f"{requests} Modbus requests per cycle"
+def _import(options: argparse.Namespace) -> int:
+    name = slug(options.device or options.list.stem) or "device"
+    modicon = None if options.addresses is None else options.addresses == "modicon"
+    settings = import_list.Options(
+        name, options.unit_id, options.table, options.base, modicon, options.medium, options.host, options.port
     )
+    try:
+        found = import_list.run(options.list, settings, options.encoding)
+        if options.out is not None:
+            with options.out.open("x", encoding="utf-8") as file:
+                file.write(found.text)
+    except (import_list.ImportListError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(found.messages), file=sys.stderr)
+    if options.out is None:
+        print(found.text, end="")
+    return 0 if found.complete else 1
 
 
-def _requests(plan: Plan) -> list[str]:
-    lines = []
-    for bus in plan.buses:
-        settings = bus.settings
-        if isinstance(bus, ModbusBus):
-            lines.append(f"connection {settings.name}: {bus.settings.host}:{bus.settings.port}")
-            for device in bus.devices:
-                cost = Cost(bus.settings.round_trip_s, bus.settings.bytes_per_s)
-                lines += _modbus_requests(plan, device, cost)
-        else:
-            lines.append(f"connection {settings.name}: {bus.settings.endpoint}")
-            for group in bus.devices:
-                lines += _nodes(plan, group)
-    return lines
-
-
-def _modbus_requests(plan: Plan, device: ModbusDevice, cost: Cost) -> list[str]:
-    lines = [f"  device {device.name}: unit_id {device.unit_id}, every {device.timing.interval_us / US:g} s"]
-    for request in device.requests:
-        expected_ms = 1000 * cost.seconds(1, data_bytes(request.table, request.count))
-        last = request.address + request.count - 1
-        lines.append(f"    {request.table} {request.address} to {last}, about {expected_ms:.1f} ms")
-        for position in request.fields:
-            tag = device.tags[position]
-            unit = plan.schema.points[tag.index].unit
-            lines.append(f"      {tag.field.name} [{unit}]: {tag.field.address} {tag.field.type}")
-    return lines
-
-
-def _nodes(plan: Plan, group: OpcUaDevice) -> list[str]:
-    lines = [f"  device {group.name}: every {group.timing.interval_us / US:g} s"]
-    lines += [
-        f"    {plan.schema.points[tag.index].tag} [{plan.schema.points[tag.index].unit}]: {tag.node}"
-        for tag in group.tags
-    ]
-    return lines
+def _probe(plan: Plan, device: str | None) -> int:
+    logs.configure("warning", "text")
+    try:
+        found = probe.run(plan, device)
+    except probe.UnknownDeviceError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(found.lines))
+    print(f"{found.good} of {found.tags} tags are good")
+    return 0 if found.good == found.tags else 1
 
 
 if __name__ == "__main__":

@@ -14,12 +14,20 @@ from protocols import topics
 from protocols.config import Model
 from protocols.errors import ProtocolError
 from protocols.meters.schema import Limits, Order, RegisterType, TableName
+from protocols.modbus.requests import Cost
 from protocols.quantities import Kind, Medium
 from protocols.reading import ValueType
 from protocols.timebase import REAL_TIME, US, TimeBase
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 366, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
+_PUBLISHES_PER_SILENCE = 3
+_SHA256_DIGITS = 64
+OpcUaMode = Literal["poll", "subscribe"]
+_REQUEST_BYTES = 8
+"""A serial frame that asks for registers or coils."""
+_ANSWER_BYTES = 5
+"""A serial frame with an answer, without the data in it."""
 
 
 def sample() -> str:
@@ -213,8 +221,8 @@ class Polling(Model):
     probe_interval_s: Seconds = 10.0
 
 
-class ModbusTcp(_Named):
-    """A connection to a Modbus TCP device or gateway; all its units share it, one request at a time.
+class _Modbus(_Named):
+    """What all Modbus connections have: their units share them, one request at a time.
 
     Attributes
     ----------
@@ -222,6 +230,17 @@ class ModbusTcp(_Named):
         Longest wait for an answer, and for the connection [s].
     reconnect_max_s
         Longest pause between attempts to connect [s].
+    """
+
+    timeout_s: Seconds = 1.0
+    reconnect_max_s: Seconds = 15.0
+
+
+class ModbusTcp(_Modbus):
+    """A connection to a Modbus TCP device or gateway.
+
+    Attributes
+    ----------
     round_trip_s, bytes_per_s
         What a request costs; decides whether a hole between registers is read [s], [B/s].
     """
@@ -229,10 +248,143 @@ class ModbusTcp(_Named):
     protocol: Literal["modbus-tcp"]
     host: str
     port: Port = 502
-    timeout_s: Seconds = 1.0
-    reconnect_max_s: Seconds = 15.0
     round_trip_s: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     bytes_per_s: float = Field(default=100_000.0, gt=0, allow_inf_nan=False)
+
+    @property
+    def where(self) -> str:
+        """Where it leads, for people."""
+        return f"{self.host}:{self.port}"
+
+    def cost(self) -> Cost:
+        """What a request costs."""
+        return Cost(self.round_trip_s, self.bytes_per_s)
+
+
+class ModbusRtuTcp(_Modbus):
+    """A TCP connection that carries serial frames, as serial device servers in transparent mode do.
+
+    Attributes
+    ----------
+    round_trip_s, bytes_per_s
+        As for Modbus TCP; by default those of a line at 9600 Bd.
+    """
+
+    protocol: Literal["modbus-rtu-tcp"]
+    host: str
+    port: Port
+    round_trip_s: float = Field(default=0.04, ge=0, allow_inf_nan=False)
+    bytes_per_s: float = Field(default=960.0, gt=0, allow_inf_nan=False)
+
+    @property
+    def where(self) -> str:
+        """Where it leads, for people."""
+        return f"{self.host}:{self.port}, serial frames"
+
+    def cost(self) -> Cost:
+        """What a request costs."""
+        return Cost(self.round_trip_s, self.bytes_per_s)
+
+
+class ModbusRtu(_Modbus):
+    """A serial port with Modbus units on its line.
+
+    Attributes
+    ----------
+    port
+        Device file such as ``/dev/ttyUSB0``; only one connection may name it.
+    baudrate
+        Speed of the line [Bd].
+    parity
+        N(one), E(ven) or O(dd).
+    stopbits, bytesize
+        Bits of a character; frames of this kind need 8 data bits.
+    timeout_s
+        Longest wait for an answer, beyond the time that request and answer take on the wire [s].
+    turnaround_s
+        How long a unit usually takes to begin its answer; for planning [s].
+    """
+
+    protocol: Literal["modbus-rtu"]
+    port: str = Field(min_length=1)
+    baudrate: int = Field(default=9600, ge=300, le=4_000_000)
+    parity: Literal["N", "E", "O"] = "N"
+    stopbits: int = Field(default=1, ge=1, le=2)
+    bytesize: int = Field(default=8, ge=8, le=8)
+    timeout_s: Seconds = 0.5
+    turnaround_s: float = Field(default=0.02, ge=0, allow_inf_nan=False)
+
+    @property
+    def where(self) -> str:
+        """Where it leads, for people."""
+        return f"{self.port}, {self.baudrate} Bd {self.bytesize}{self.parity}{self.stopbits}"
+
+    @property
+    def character_s(self) -> float:
+        """Time of one character on the wire [s]."""
+        return (1 + self.bytesize + (self.parity != "N") + self.stopbits) / self.baudrate
+
+    @property
+    def silence_s(self) -> float:
+        """Silence that separates frames [s]: 3.5 characters, and not less than at 19200 Bd."""
+        return max(3.5 * self.character_s, 0.00175)
+
+    def wire_s(self, data_bytes: int) -> float:
+        """Time on the wire of a request and an answer with so many bytes of data, silences included [s]."""
+        return (_REQUEST_BYTES + _ANSWER_BYTES + data_bytes) * self.character_s + 2 * self.silence_s
+
+    def cost(self) -> Cost:
+        """What a request costs."""
+        return Cost(self.turnaround_s + self.wire_s(0), 1 / self.character_s)
+
+
+Modbus = ModbusTcp | ModbusRtuTcp | ModbusRtu
+
+
+class OpcUaSecurity(Model):
+    """A signed, or signed and encrypted, channel to an OPC-UA server whose certificate is known.
+
+    Attributes
+    ----------
+    policy, mode
+        As the server offers them.
+    certificate_file, key_file
+        The agent's own certificate; the server must trust it.
+    directory
+        Without those: where the agent makes a certificate, and renews it before it ends.
+    server_certificate_file, server_fingerprint
+        The server's certificate, or its SHA-256 in hex. Any other one is refused.
+    """
+
+    policy: Literal["Basic256Sha256", "Aes128Sha256RsaOaep", "Aes256Sha256RsaPss"] = "Basic256Sha256"
+    mode: Literal["Sign", "SignAndEncrypt"] = "SignAndEncrypt"
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    directory: Path | None = None
+    server_certificate_file: Path | None = None
+    server_fingerprint: str | None = None
+
+    @field_validator("server_fingerprint")
+    @classmethod
+    def _hex(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        digits = value.replace(":", "").lower()
+        if len(digits) != _SHA256_DIGITS or not set(digits) <= set("0123456789abcdef"):
+            raise ValueError(f"{value!r}; allowed: 64 hex digits, with or without colons")
+        return digits
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file or key_file is missing; allowed: both, or a directory")
+        if (self.certificate_file is None) == (self.directory is None):
+            raise ValueError("allowed: either certificate_file and key_file, or a directory")
+        if (self.server_certificate_file is None) == (self.server_fingerprint is None):
+            raise ValueError(
+                "allowed: either server_certificate_file or server_fingerprint, for the server to be known"
+            )
+        return self
 
 
 class OpcUa(_Named):
@@ -248,6 +400,23 @@ class OpcUa(_Named):
         Longest pause between attempts to connect [s].
     nodes_per_read
         Most nodes in one read; halved when the server refuses.
+    mode
+        "poll": nodes are read at the poll interval. "subscribe": the server sends what changes, and only
+        what it does not send is read.
+    publish_interval_s, sampling_interval_s
+        Subscriptions: how often the server sends, and looks at its nodes (default: as often), real time [s].
+    items_per_call
+        Most monitored items made in one call; halved when the server refuses.
+    silence_limit_s
+        A subscription from which nothing was heard for so long is made again, real time [s].
+    reconcile_interval_s
+        Time between comparisons of the wanted items with those that the server has, real time [s].
+    security
+        Without it nothing is signed, encrypted or checked.
+    username, password_file, password_env
+        Who the agent is to the server; the password is in a file or an environment variable, never here.
+    user_certificate_file, user_key_file
+        Instead: who the agent is, by certificate.
     """
 
     protocol: Literal["opcua"]
@@ -255,9 +424,46 @@ class OpcUa(_Named):
     timeout_s: Seconds = 4.0
     reconnect_max_s: Seconds = 15.0
     nodes_per_read: int = Field(default=200, ge=1, le=10_000)
+    mode: OpcUaMode = "poll"
+    publish_interval_s: Seconds = 1.0
+    sampling_interval_s: Seconds | None = None
+    items_per_call: int = Field(default=200, ge=1, le=10_000)
+    silence_limit_s: Seconds = 10.0
+    reconcile_interval_s: Seconds = 30.0
+    security: OpcUaSecurity | None = None
+    username: str | None = None
+    password_file: Path | None = None
+    password_env: str | None = None
+    user_certificate_file: Path | None = None
+    user_key_file: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_user(self) -> Self:
+        passwords = [key for key in ("password_file", "password_env") if getattr(self, key) is not None]
+        if len(passwords) > 1:
+            raise ValueError("password_file and password_env are both given; allowed: one of them")
+        if (self.username is None) != (not passwords):
+            raise ValueError("username without password, or the reverse; allowed: both, or neither")
+        if (self.user_certificate_file is None) != (self.user_key_file is None):
+            raise ValueError("user_certificate_file or user_key_file is missing; allowed: both or neither")
+        if self.user_certificate_file is not None and self.username is not None:
+            raise ValueError("username and user_certificate_file are both given; allowed: one of them")
+        if self.user_certificate_file is not None and self.security is None:
+            raise ValueError("user_certificate_file without security; allowed: with [connection.security]")
+        return self
+
+    @model_validator(mode="after")
+    def _patient(self) -> Self:
+        least_s = _PUBLISHES_PER_SILENCE * self.publish_interval_s
+        if self.silence_limit_s < least_s:
+            raise ValueError(
+                f"silence_limit_s {self.silence_limit_s:g} with publish_interval_s {self.publish_interval_s:g}; "
+                f"allowed: at least {least_s:g}"
+            )
+        return self
 
 
-Connection = Annotated[ModbusTcp | OpcUa, Field(discriminator="protocol")]
+Connection = Annotated[ModbusTcp | ModbusRtuTcp | ModbusRtu | OpcUa, Field(discriminator="protocol")]
 
 
 class Tag(_Named):
@@ -269,10 +475,15 @@ class Tag(_Named):
         The model's field that it stands on; by default the one of its own name, if there is one.
     quantity, unit, kind, medium
         See `protocols.quantities`.
-    table, address, type, word_order, byte_order, no_value
+    table, address, type, bit, length, word_order, byte_order, no_value
         Modbus; see `protocols.meters.schema.Field`.
+    keep_raw
+        Modbus: whether the registers are kept for audit as they came, as hexadecimal text in a point of their
+        own, ``<tag>.raw``. By default what the device says.
     node, value_type
         OPC-UA: node id such as ``ns=2;s=Kiln.Feed``, and how the value is stored (default float).
+    deadband, deadband_percent
+        OPC-UA subscriptions: the server does not send changes up to this [unit], [% of the node's range].
     scale, offset
         ``value = raw * scale + offset``.
     modulus, max_rate_per_h, accuracy_class, gap_limit_s, heartbeat_s
@@ -287,11 +498,16 @@ class Tag(_Named):
     table: TableName | None = None
     address: int | None = Field(default=None, ge=0, le=65_535)
     type: RegisterType | None = None
+    bit: int | None = Field(default=None, ge=0, le=15)
+    length: int | None = Field(default=None, ge=1, le=125)
     word_order: Order | None = None
     byte_order: Order | None = None
     no_value: int | None = None
+    keep_raw: bool | None = None
     node: str | None = None
     value_type: ValueType | None = None
+    deadband: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    deadband_percent: float | None = Field(default=None, gt=0, le=100)
     scale: float | None = None
     offset: float | None = None
     modulus: float | None = None
@@ -318,6 +534,10 @@ class Device(_Named):
         Fields changed or added.
     medium, word_order, byte_order
         Defaults of its own tags.
+    keep_raw
+        Whether the registers of its tags are kept too; see `Tag`.
+    address_base
+        Number that its own tags call the first address of a table: 0 as in requests, 1 as in many manuals.
     limits
         What replaces the model's limits.
     poll_interval_s, phase_s
@@ -326,6 +546,8 @@ class Device(_Named):
         A longer distance between two valid readings is a gap [s].
     heartbeat_s
         If given, an unchanged value is sent only this often [s]. OPC-UA: a third of the gap limit by default.
+    mode, sampling_interval_s
+        OPC-UA: what replaces those of the connection.
     serial
         Serial number of the device.
     """
@@ -338,12 +560,29 @@ class Device(_Named):
     medium: Medium | None = None
     word_order: Order | None = None
     byte_order: Order | None = None
+    address_base: int | None = Field(default=None, ge=0, le=1)
+    keep_raw: bool | None = None
     limits: Limits | None = None
     poll_interval_s: Seconds | None = None
     phase_s: float = Field(default=0.0, ge=0)
     gap_limit_s: Seconds | None = None
     heartbeat_s: Seconds | None = None
+    mode: OpcUaMode | None = None
+    sampling_interval_s: Seconds | None = None
     serial: str | None = None
+
+
+class Metrics(Model):
+    """Where the agent serves its metrics, for Prometheus; without this table it does not.
+
+    Attributes
+    ----------
+    host, port
+        Address to listen on; metrics are under ``/metrics``.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port
 
 
 class AgentConfig(Model):
@@ -355,6 +594,7 @@ class AgentConfig(Model):
     batch: Batching = Batching()
     polling: Polling = Polling()
     mqtt: Mqtt
+    metrics: Metrics | None = None
     connection: tuple[Connection, ...]
     device: tuple[Device, ...]
 

@@ -21,3 +21,7 @@ class OutboxOwnerError(OutboxError):
 
 class OutboxClosedError(OutboxError):
     """The buffer was closed, or its writer has failed, before this was written."""
+
+
+class CertificateError(EdgeError):
+    """A certificate is not the expected one, or cannot be used."""

@@ -5,6 +5,7 @@ Nothing is connected here. Every problem is found, each named by file, device, t
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,15 +24,30 @@ from protocols.meters import catalogue
 from protocols.meters.schema import Field, Limits, MeterModel, Order
 from protocols.modbus import requests
 from protocols.modbus.requests import Cost, FieldAddress, Request
+from protocols.modbus.words import TEXT_TYPES
 from protocols.reading import ValueType
 from protocols.timebase import US
 
 _NODE = re.compile(r"(ns=\d+;)?(i=\d+|s=.+|g=[0-9a-fA-F-]{36}|b=.+)")
 _FIELD_KEYS = tuple(key for key in settings.Tag.model_fields if key in Field.model_fields and key != "name")
-_MODBUS_KEYS = ("field", "table", "address", "type", "word_order", "byte_order", "no_value")
+_MODBUS_KEYS = (
+    "field",
+    "table",
+    "address",
+    "type",
+    "bit",
+    "length",
+    "word_order",
+    "byte_order",
+    "no_value",
+    "keep_raw",
+)
+_DEADBANDS = ("deadband", "deadband_percent")
 _NEEDED_MODBUS = ("quantity", "unit", "kind", "table", "address", "type")
 _NEEDED_OPCUA = ("quantity", "unit", "kind", "node")
 _HEARTBEATS_PER_GAP_LIMIT = 3
+_LAST_SERIAL_UNIT = 247
+_RAW = ".raw"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +62,24 @@ class RegisterTag:
 
 @dataclass(frozen=True, slots=True)
 class NodeTag:
-    """A tag read by OPC-UA: its index in the schema, its node, and what becomes of the value."""
+    """A tag read by OPC-UA: its index in the schema, its node, and what becomes of the value.
+
+    Attributes
+    ----------
+    sampling_s
+        Subscriptions: how often the server looks at the node, real time [s].
+    deadband, deadband_percent
+        Subscriptions: changes up to this are not sent [raw unit], [% of the node's range]; 0: all are.
+    """
 
     index: int
     node: str
     value_type: ValueType
     scale: float
     offset: float
+    sampling_s: float = 1.0
+    deadband: float = 0.0
+    deadband_percent: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +108,19 @@ class ModbusDevice:
 
 @dataclass(frozen=True, slots=True)
 class OpcUaDevice:
-    """A group of nodes."""
+    """A group of nodes, subscribed to or polled."""
 
     name: str
     timing: Timing
     tags: tuple[NodeTag, ...]
+    subscribed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ModbusBus:
     """A Modbus connection and its devices."""
 
-    settings: settings.ModbusTcp
+    settings: settings.Modbus
     devices: tuple[ModbusDevice, ...]
 
 
@@ -138,7 +166,7 @@ def resolve(config: AgentConfig, file: str) -> Plan:
         raise ConfigError("\n".join(f"{file}: {line}" for line in resolver.problems))
     buses = tuple(
         ModbusBus(bus, tuple(resolver.modbus.get(bus.name, ())))
-        if isinstance(bus, settings.ModbusTcp)
+        if isinstance(bus, settings.Modbus)
         else OpcUaBus(bus, tuple(resolver.opcua.get(bus.name, ())))
         for bus in config.connection
     )
@@ -168,11 +196,13 @@ class _Resolver:
             if bus is None:
                 known = ", ".join(self._connections)
                 self._problem(device, f"connection {device.connection!r} is unknown; allowed: {known}")
-            elif isinstance(bus, settings.ModbusTcp):
+            elif isinstance(bus, settings.Modbus):
                 self._modbus_device(device, bus)
             else:
-                self._opcua_device(device)
+                self._opcua_device(device, bus)
         self._shared_registers()
+        self._serial_lines()
+        self._connections_per_device()
 
     def _problem(self, device: settings.Device, message: str, tag: str | None = None) -> None:
         place = f"device {device.name!r}" + (f".tag {tag!r}" if tag is not None else "")
@@ -190,10 +220,17 @@ class _Resolver:
 
     # Modbus
 
-    def _modbus_device(self, device: settings.Device, bus: settings.ModbusTcp) -> None:
+    def _modbus_device(self, device: settings.Device, bus: settings.Modbus) -> None:
         before = len(self.problems)
+        for key in ("mode", "sampling_interval_s"):
+            if getattr(device, key) is not None:
+                self._problem(device, f"{key} {getattr(device, key)!r}; allowed: on OPC-UA connections only")
+        serial = not isinstance(bus, settings.ModbusTcp)
+        allowed = "1 to 247 on a serial line" if serial else "0 to 255"
         if device.unit_id is None:
-            self._problem(device, "unit_id is missing; allowed: 0 to 255")
+            self._problem(device, f"unit_id is missing; allowed: {allowed}")
+        elif serial and not 1 <= device.unit_id <= _LAST_SERIAL_UNIT:
+            self._problem(device, f"unit_id {device.unit_id}; allowed: {allowed}")
         model = self._model(device)
         tags = list(self._register_tags(device, model)) if len(self.problems) == before else []
         self._overlaps(device, tags)
@@ -205,7 +242,8 @@ class _Resolver:
         limits = model.limits if model else Limits()
         if device.limits is not None:
             limits = limits.model_copy(update=device.limits.model_dump(exclude_unset=True))
-        cost = Cost(bus.round_trip_s + limits.pause_between_requests_ms / 1000, bus.bytes_per_s)
+        cost = bus.cost()
+        cost = Cost(cost.round_trip_s + limits.pause_between_requests_ms / 1000, cost.bytes_per_s)
         addresses = [_address(position, tag) for position, tag in enumerate(tags)]
         try:
             planned = requests.plan(addresses, device.unit_id, limits, cost)
@@ -242,13 +280,47 @@ class _Resolver:
         wanted += [tag for tag in device.tag if tag.name not in selected]
         for tag in wanted:
             made = self._register_tag(device, model, fields, tag)
-            if made is not None:
-                yield made
+            if made is None:
+                continue
+            yield made
+            raw = self._raw_tag(device, tag, made.field)
+            if raw is not None:
+                yield raw
+
+    def _raw_tag(self, device: settings.Device, tag: settings.Tag, field: Field) -> RegisterTag | None:
+        """Another tag that keeps the registers of a tag as they are, where that is wanted."""
+        if field.table in ("coil", "discrete"):
+            if tag.keep_raw:
+                self._problem(device, f"keep_raw on a {field.table}; allowed: on registers only", tag.name)
+            return None
+        if not (device.keep_raw if tag.keep_raw is None else tag.keep_raw):
+            return None
+        name = f"{tag.name}{_RAW}"
+        if any(own.name == name for own in device.tag):
+            self._problem(device, f"keep_raw makes a tag of this name for {tag.name!r}; allowed: another name", name)
+            return None
+        kept = tag.model_copy(update={"name": name, "max_rate_per_h": None})
+        text = {"quantity": "text", "unit": "1", "kind": "state", "value_type": "text"}
+        address = f"{field.table} {field.address} hex {field.count}"
+        point = self._point(device, kept, heartbeat_s=None, medium="none", address=address, **text)
+        if point is None:
+            return None
+        made = Field(
+            name=name,
+            quantity="text",
+            unit="1",
+            kind="state",
+            table=field.table,
+            address=field.address,
+            type="hex",
+            length=field.count,
+        )
+        return RegisterTag(self._add(point), made, "big", "big")
 
     def _register_tag(
         self, device: settings.Device, model: MeterModel | None, fields: Mapping[str, Field], tag: settings.Tag
     ) -> RegisterTag | None:
-        for key in ("node", "value_type"):
+        for key in ("node", "value_type", *_DEADBANDS):
             if getattr(tag, key) is not None:
                 self._problem(device, f"{key} {getattr(tag, key)!r}; allowed: on OPC-UA connections only", tag.name)
                 return None
@@ -262,6 +334,11 @@ class _Resolver:
         if not self._complete(device, tag, _NEEDED_MODBUS, values):
             return None
         values["name"] = tag.name
+        if tag.address is not None:
+            values["address"] = tag.address - (device.address_base or 0)
+            if values["address"] < 0:
+                self._problem(device, f"address {tag.address}; allowed: from 1, since address_base is 1", tag.name)
+                return None
         try:
             field = Field.model_validate(values)
         except ValidationError as error:
@@ -281,7 +358,7 @@ class _Resolver:
             offset=field.offset,
             modulus=field.modulus,
             accuracy_class=field.accuracy_class,
-            address=f"{field.table} {field.address} {field.type}",
+            address=f"{field.table} {field.address} {_form(field)}",
             model=device.model if base else None,
         )
         if point is None:
@@ -292,9 +369,13 @@ class _Resolver:
 
     def _overlaps(self, device: settings.Device, tags: list[RegisterTag]) -> None:
         def place(tag: RegisterTag) -> tuple[object, ...]:
-            return tag.field.table, tag.field.address, tag.field.type, tag.word_order, tag.byte_order
+            return tag.field.table, tag.field.address, tag.field.count, tag.field.type, tag.word_order, tag.byte_order
 
-        ordered = sorted(tags, key=lambda tag: (tag.field.table, tag.field.address, tag.field.count))
+        # Kept registers are at the place of their tag; the planner refuses those that are not.
+        ordered = sorted(
+            [tag for tag in tags if tag.field.type != "hex"],
+            key=lambda tag: (tag.field.table, tag.field.address, tag.field.count),
+        )
         for one, other in pairwise(ordered):
             apart = one.field.table != other.field.table or _last(one) < other.field.address
             if not apart and place(one) != place(other):
@@ -319,6 +400,46 @@ class _Resolver:
                         "allowed: another unit_id, or registers that no other device reads"
                     )
 
+    def _connections_per_device(self) -> None:
+        """Refuse more connections to one place than the devices there serve at the same time."""
+        places: dict[tuple[str, int], list[str]] = {}
+        for bus in self.config.connection:
+            if isinstance(bus, settings.ModbusTcp | settings.ModbusRtuTcp) and bus.name in self.modbus:
+                places.setdefault((bus.host, bus.port), []).append(bus.name)
+        for (host, port), names in places.items():
+            devices = [device for name in names for device in self.modbus[name]]
+            least = min(devices, key=lambda device: device.limits.max_connections)
+            if len(names) > least.limits.max_connections:
+                self.problems.append(
+                    f"connection {names[-1]!r}: {len(names)} connections lead to {host}:{port}; allowed: up to "
+                    f"{least.limits.max_connections}, as limits.max_connections of device {least.name!r} says"
+                )
+
+    def _serial_lines(self) -> None:
+        """Refuse a second connection on one port, and more requests than the wire can carry."""
+        ports: dict[str, str] = {}
+        for bus in self.config.connection:
+            if not isinstance(bus, settings.ModbusRtu):
+                continue
+            other = ports.setdefault(os.path.normpath(bus.port), bus.name)
+            if other != bus.name:
+                self.problems.append(
+                    f"connection {bus.name!r}.port {bus.port!r} is the port of connection {other!r} too; "
+                    "allowed: one connection per port, with all its devices"
+                )
+            speed = self.config.clock.speed
+            share = sum(
+                bus.wire_s(requests.data_bytes(request.table, request.count)) * speed * US / device.timing.interval_us
+                for device in self.modbus.get(bus.name, ())
+                for request in device.requests
+            )
+            if share > 1:
+                self.problems.append(
+                    f"connection {bus.name!r}.baudrate {bus.baudrate}: the requests of its devices take "
+                    f"{100 * share:.0f} % of the time on the wire; "
+                    "allowed: up to 100 %, by longer poll_interval_s, fewer tags or a faster line"
+                )
+
     @staticmethod
     def _shared(device: ModbusDevice, taken: dict[tuple[int, str, int], str]) -> tuple[RegisterTag, str] | None:
         found: tuple[RegisterTag, str] | None = None
@@ -331,8 +452,8 @@ class _Resolver:
 
     # OPC-UA
 
-    def _opcua_device(self, device: settings.Device) -> None:
-        for key in ("unit_id", "model", "tags", "word_order", "byte_order", "limits"):
+    def _opcua_device(self, device: settings.Device, bus: settings.OpcUa) -> None:
+        for key in ("unit_id", "model", "tags", "word_order", "byte_order", "address_base", "keep_raw", "limits"):
             if getattr(device, key) is not None:
                 self._problem(device, f"{key}; allowed: on Modbus connections only")
         tags = []
@@ -341,14 +462,16 @@ class _Resolver:
             if tag.name in seen:
                 self._problem(device, "another tag has this name; allowed: one of each name", tag.name)
             seen.add(tag.name)
-            made = self._node_tag(device, tag)
+            made = self._node_tag(device, tag, bus)
             if made is not None:
                 tags.append(made)
         if not device.tag:
             self._problem(device, "no tag; allowed: at least one [[device.tag]]")
-        self.opcua.setdefault(device.connection, []).append(OpcUaDevice(device.name, self._timing(device), tuple(tags)))
+        subscribed = (device.mode or bus.mode) == "subscribe"
+        found = OpcUaDevice(device.name, self._timing(device), tuple(tags), subscribed)
+        self.opcua.setdefault(device.connection, []).append(found)
 
-    def _node_tag(self, device: settings.Device, tag: settings.Tag) -> NodeTag | None:
+    def _node_tag(self, device: settings.Device, tag: settings.Tag, bus: settings.OpcUa) -> NodeTag | None:
         for key in _MODBUS_KEYS:
             if getattr(tag, key) is not None:
                 self._problem(device, f"{key} {getattr(tag, key)!r}; allowed: on Modbus connections only", tag.name)
@@ -365,6 +488,8 @@ class _Resolver:
         if value_type != "float" and (scale, offset) != (1.0, 0.0):
             self._problem(device, f"scale {scale:g}, offset {offset:g} on value_type {value_type!r}; allowed: float")
             return None
+        if not self._deadband_fits(device, tag, bus, value_type):
+            return None
         gap_limit_s = self._gap_limit_s(device, tag)
         poll_interval_s = device.poll_interval_s or self.config.polling.poll_interval_s
         point = self._point(
@@ -380,9 +505,39 @@ class _Resolver:
             offset=offset,
             modulus=tag.modulus,
             accuracy_class=tag.accuracy_class,
+            deadband=tag.deadband,
             address=tag.node,
         )
-        return None if point is None else NodeTag(self._add(point), tag.node, value_type, scale, offset)
+        if point is None:
+            return None
+        return NodeTag(
+            self._add(point),
+            tag.node,
+            value_type,
+            scale,
+            offset,
+            sampling_s=device.sampling_interval_s or bus.sampling_interval_s or bus.publish_interval_s,
+            deadband=(tag.deadband or 0.0) / abs(scale),
+            deadband_percent=tag.deadband_percent or 0.0,
+        )
+
+    def _deadband_fits(
+        self, device: settings.Device, tag: settings.Tag, bus: settings.OpcUa, value_type: ValueType
+    ) -> bool:
+        given = [key for key in _DEADBANDS if getattr(tag, key) is not None]
+        if not given:
+            return True
+        allowed = None
+        if (device.mode or bus.mode) != "subscribe":
+            allowed = 'with mode = "subscribe" only'
+        elif value_type not in ("float", "int"):
+            allowed = "on value_type float or int"
+        elif len(given) > 1:
+            allowed = "one of them"
+        if allowed is not None:
+            found = ", ".join(f"{key} {getattr(tag, key):g}" for key in given)
+            self._problem(device, f"{found}; allowed: {allowed}", tag.name)
+        return allowed is None
 
     # Both
 
@@ -435,6 +590,10 @@ class _Resolver:
     def _add(self, point: Point) -> int:
         self.points.append(point)
         return len(self.points) - 1
+
+
+def _form(field: Field) -> str:
+    return field.type if field.type not in ("bit", *TEXT_TYPES) else f"{field.type} {field.part}"
 
 
 def _last(tag: RegisterTag) -> int:

@@ -9,39 +9,55 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import orjson
 
 from edge_agent import SOFTWARE
-from edge_agent.buffer.batcher import Batcher
 from edge_agent.buffer.outbox import Outbox
+from edge_agent.buffer.records import Stats
 from edge_agent.clock import Clock
-from edge_agent.drivers.base import Driver
-from edge_agent.drivers.modbus import ModbusDriver
 from edge_agent.errors import EdgeError
-from edge_agent.points import ModbusBus, Plan
-from edge_agent.polling.reporter import Reporter
-from edge_agent.polling.schedule import serve
+from edge_agent.operation.commits import Commits
+from edge_agent.operation.http import Responder
+from edge_agent.operation.metrics import exposition, families
+from edge_agent.operation.notify import Notifier
+from edge_agent.points import Plan
+from edge_agent.polling.crew import Crew
 from edge_agent.publish.publisher import Publisher
 from edge_agent.signals import Signals
+from protocols.config import ConfigError
+from protocols.errors import ProtocolError
 
 _log = logging.getLogger(__name__)
 _CHECK_S = 0.2
-_STOP_POLLING_S = 5.0
+_STATS_S = 4.0
+_FIXED = ("agent", "clock", "buffer", "mqtt", "metrics")
+"""What can't be changed while the agent runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How long a run drains [s], and where its totals go."""
+    """How a run goes.
+
+    Attributes
+    ----------
+    drain_s
+        How long it waits at the end until the store has everything [s].
+    report
+        File for its totals.
+    load
+        Loads the configuration again when SIGHUP says so; None: it can't be.
+    """
 
     drain_s: float = 20.0
     report: Path | None = None
+    load: Callable[[], Plan] | None = None
 
 
 def run(plan: Plan, options: RunOptions) -> int:
@@ -54,8 +70,10 @@ class _Run:
         self._plan = plan
         self._options = options
         self._signals = Signals()
+        self._notifier = Notifier(os.environ)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._reload = asyncio.Event()
 
     async def run(self) -> int:
         config = self._plan.config
@@ -69,7 +87,7 @@ class _Run:
         try:
             publisher = Publisher(config.mqtt, agent.tenant, agent.name, outbox, self._signals, SOFTWARE)
             publisher.start()
-            with _on_signals(self._signalled):
+            with _on_signals({signal.SIGTERM: self._signalled, signal.SIGINT: self._signalled, **self._hangup()}):
                 failed = await self._poll_and_drain(clock, outbox, publisher)
             await asyncio.to_thread(publisher.stop)
             if outbox.failure is None:
@@ -84,32 +102,91 @@ class _Run:
             self._hurry.set()
         self._stop.set()
 
+    def _hangup(self) -> dict[signal.Signals, Callable[[], None]]:
+        return {signal.SIGHUP: self._reload.set} if self._options.load is not None else {}
+
     async def _poll_and_drain(self, clock: Clock, outbox: Outbox, publisher: Publisher) -> bool:
-        batcher = Batcher(self._plan.schema.id(), self._plan.config.batch, clock, outbox.append)
-        drivers = self._drivers(clock, Reporter(self._plan.schema, batcher))
-        tasks = [
-            asyncio.create_task(serve(driver, clock, batcher, self._signals), name=driver.name) for driver in drivers
-        ]
-        _log.info("polling %d points over %d connections", len(self._plan.schema.points), len(drivers))
-        while not self._stop.is_set() and not _failure(batcher, outbox, publisher, tasks):
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), _CHECK_S)
-        for task in tasks:
-            task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in ended:
-            if isinstance(result, Exception):
-                _log.error("polling has failed", exc_info=result)
-        await asyncio.wait([asyncio.ensure_future(driver.close()) for driver in drivers], timeout=_STOP_POLLING_S)
-        await batcher.drained()
-        failure = _failure(batcher, outbox, publisher, ()) or next(
-            (result for result in ended if isinstance(result, Exception)), None
-        )
+        commits = Commits(outbox.append)
+        crew = Crew(self._plan, clock, commits, self._signals)
+        crew.start()
+
+        async def page() -> str:
+            return exposition(families(self._signals, crew, commits, await _stats(outbox), clock.now_us()))
+
+        def trouble(limit_s: float) -> str | None:
+            if commits.oldest_s() > limit_s:
+                return f"a batch has waited for the disk for {commits.oldest_s():.0f} s"
+            return next((found for line in crew.lines if (found := line.trouble(limit_s))), None)
+
+        metrics = await self._serve_metrics(page)
+        self._notifier.ready()
+        try:
+            while not self._stop.is_set() and not (crew.failure or outbox.failure or publisher.failure):
+                self._notifier.feed(trouble)
+                if self._reload.is_set():
+                    self._reload.clear()
+                    crew = await self._reloaded(crew, clock, outbox, commits)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), _CHECK_S)
+            self._notifier.stopping()
+            failure = await crew.stop() or outbox.failure or publisher.failure
+        finally:
+            await metrics.stop()
         if failure is not None:
             _log.error("stopping because of a failure: %s", failure)
             return True
         await self._drain(outbox, publisher)
         return False
+
+    async def _serve_metrics(self, page: Callable[[], Awaitable[str]]) -> Responder:
+        responder = Responder("/metrics", page)
+        settings = self._plan.config.metrics
+        if settings is not None:
+            try:
+                await responder.start(settings.host, settings.port)
+            except OSError as error:
+                # Measuring matters more than being watched.
+                _log.error("metrics can't be served on %s:%d: %s", settings.host, settings.port, error)
+        return responder
+
+    async def _reloaded(self, crew: Crew, clock: Clock, outbox: Outbox, commits: Commits) -> Crew:
+        """The crew of the configuration as it is now in its file, or the old one if that can't be.
+
+        The new crew is complete before the old one stops. What the old one has read is on disk, and the new
+        birth too, before the new one starts.
+        """
+        self._notifier.reloading()
+        try:
+            plan = await self._changed_plan()
+            new = Crew(plan, clock, commits, self._signals)
+        except (ConfigError, EdgeError, OSError, ValueError) as error:
+            _log.error("the configuration was not reloaded, the old one stays: %s", error)
+            self._notifier.ready()
+            return crew
+        if await crew.stop() is not None:
+            return crew
+        try:
+            if plan.schema.id() != self._plan.schema.id():
+                await asyncio.wrap_future(outbox.adopt(plan.schema))
+        except (EdgeError, ProtocolError) as error:
+            _log.error("the configuration was not reloaded, the old one goes on: %s", error)
+            new = Crew(self._plan, clock, commits, self._signals)
+        else:
+            self._plan = plan
+            _log.info("the configuration was reloaded")
+        new.start()
+        self._notifier.ready()
+        return new
+
+    async def _changed_plan(self) -> Plan:
+        if self._options.load is None:
+            raise EdgeError("there is no file to load it from")
+        plan = await asyncio.to_thread(self._options.load)
+        old, new = self._plan.config, plan.config
+        fixed = [name for name in _FIXED if getattr(old, name) != getattr(new, name)]
+        if fixed:
+            raise EdgeError(f"{', '.join(f'[{name}]' for name in fixed)} changed; allowed: with a restart only")
+        return plan
 
     async def _drain(self, outbox: Outbox, publisher: Publisher) -> None:
         """Let the publisher go on until nothing is pending, or the time is up."""
@@ -124,21 +201,7 @@ class _Run:
         if pending:
             _log.warning("%d records are not committed yet; they stay in the buffer", pending)
 
-    def _drivers(self, clock: Clock, reporter: Reporter) -> list[Driver]:
-        drivers: list[Driver] = []
-        for bus in self._plan.buses:
-            if not bus.devices:
-                continue
-            if isinstance(bus, ModbusBus):
-                drivers.append(ModbusDriver(bus, self._plan.config.polling, clock, reporter, self._signals))
-            else:
-                # Imported only where it is used: it takes a second and tens of megabytes.
-                from edge_agent.drivers.opcua import OpcUaDriver
-
-                drivers.append(OpcUaDriver(bus, clock, reporter, self._signals))
-        return drivers
-
-    def _report(self, stats: Any) -> None:
+    def _report(self, stats: Stats) -> None:
         signals = self._signals
         totals = {
             "epochs": list(stats.epochs),
@@ -161,21 +224,22 @@ class _Run:
             self._options.report.write_bytes(orjson.dumps(totals, option=orjson.OPT_INDENT_2) + b"\n")
 
 
-def _failure(batcher: Batcher, outbox: Outbox, publisher: Publisher, tasks: Any) -> BaseException | None:
-    """What makes it pointless to go on, if anything."""
-    for task in tasks:
-        if task.done() and not task.cancelled():
-            return task.exception() or EdgeError(f"polling of {task.get_name()} has ended")
-    return outbox.failure or batcher.failure or publisher.failure
+async def _stats(outbox: Outbox) -> Stats | None:
+    """What the buffer holds; None if it does not say so soon, or has failed."""
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(outbox.stats()), _STATS_S)
+    except (TimeoutError, EdgeError) as error:
+        _log.debug("the buffer did not answer: %r", error)
+        return None
 
 
 @contextlib.contextmanager
-def _on_signals(handle: Callable[[], None]) -> Iterator[None]:
+def _on_signals(handlers: Mapping[signal.Signals, Callable[[], None]]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number, handle in handlers.items():
         loop.add_signal_handler(number, handle)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in handlers:
             loop.remove_signal_handler(number)

@@ -6,7 +6,7 @@ Each counter is written by one thread only; readers may see it a moment late.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 _log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ class Signals:
         Readings whose time of measurement was too uncertain.
     bus_reconnects
         Connections to devices made after the first.
+    bus_busy_s
+        Time from requests to their answers or time-outs, by connection [s].
     committed_heard
         Messages by which the store said what it has.
     published
@@ -56,6 +58,7 @@ class Signals:
     failures: Counter[str] = field(default_factory=Counter)
     uncertain_times: int = 0
     bus_reconnects: int = 0
+    bus_busy_s: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     committed_heard: int = 0
     published: int = 0
     redelivered: int = 0

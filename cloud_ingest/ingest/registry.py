@@ -8,12 +8,14 @@ Invariants
 
 from __future__ import annotations
 
+import time
+
 from cloud_ingest.errors import ContentionError
 from cloud_ingest.store import incarnation, registry
 from cloud_ingest.store.incarnation import Incarnation
 from cloud_ingest.store.pool import Connection
 from cloud_ingest.store.registry import Agent, SchemaPoints
-from protocols.birth import Schema
+from protocols.birth import Birth
 
 
 class Registry:
@@ -30,6 +32,7 @@ class Registry:
         self._incarnation: Incarnation = incarnation.current(conn)
         self._agents: dict[tuple[str, str], Agent] = {}
         self._schemas: dict[tuple[int, bytes], SchemaPoints] = {}
+        self._described: dict[tuple[int, bytes], int] = {}
 
     def verify(self) -> None:
         """Make sure, inside the transaction that uses what is remembered, that it still holds.
@@ -43,6 +46,7 @@ class Registry:
         if now != self._incarnation:
             self._agents.clear()
             self._schemas.clear()
+            self._described.clear()
             self._incarnation = now
             raise ContentionError("the database was restored under the transaction")
 
@@ -53,17 +57,22 @@ class Registry:
             found = self._agents[tenant, name] = registry.agent(self._conn, tenant, name)
         return found
 
-    def register(self, owner: Agent, schema: Schema, schema_id: bytes) -> bool:
-        """Register a schema; whether it is new.
+    def register(self, owner: Agent, birth: Birth, schema_id: bytes) -> bool:
+        """Register the schema of a birth; whether it is new.
 
         Raises
         ------
         RefusedError
             If it contradicts what is known of a point.
         """
-        if (owner.tenant_id, schema_id) in self._schemas:
+        key = owner.tenant_id, schema_id
+        # A clock that runs ahead must not make this description the latest for ever.
+        described_us = min(max(birth.created_us, 0), time.time_ns() // 1000)
+        if self._described.get(key, -1) >= described_us:
             return False
-        return registry.register_schema(self._conn, owner, schema)
+        new = registry.register_schema(self._conn, owner, birth.schema, described_us)
+        self._described[key] = described_us
+        return new
 
     def points(self, tenant_id: int, schema_id: bytes) -> SchemaPoints | None:
         """Points of a schema, if the tenant has it."""

@@ -40,7 +40,7 @@ from protocols.reading import VALUE_TYPES, Batch, ValueType
 from protocols.session import Session
 from protocols.timebase import US
 
-LIVE, REPLAY, GAP = "live", "replay", "gap"
+LIVE, REPLAY = "live", "replay"
 """Causes in the change feed."""
 
 
@@ -181,8 +181,8 @@ class Flush:
             match message.content:
                 case Batch() as batch:
                     self._prepare(work, batch)
-                case Birth(schema=schema):
-                    effects.births |= self._registry.register(work.agent, schema, bytes.fromhex(message.address.detail))
+                case Birth() as birth:
+                    effects.births |= self._registry.register(work.agent, birth, bytes.fromhex(message.address.detail))
                 case Gap() as lost:
                     # They will not come, whatever else may be wrong with the record.
                     work.dropped = lost.dropped
@@ -276,11 +276,8 @@ class Flush:
                 assert work.verdict is not None
                 lost = work.message.content
                 batch_id = work.verdict.batch_id
+                # Nothing for the change feed: no reading changes, so no account does.
                 gaps.add(self._conn, batch_id, work.agent.agent_id, lost.reason, lost.dropped, work.losses)
-                for loss in work.losses:
-                    feed.append(
-                        self._conn, work.agent.tenant_id, GAP, loss.points, loss.first_us, loss.last_us, batch_id
-                    )
 
     def _count(self, works: Sequence[_Work], *, replayed: bool = False) -> None:
         """Count after the commit, and log what went aside: once a flush for each agent and reason."""

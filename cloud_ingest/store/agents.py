@@ -35,17 +35,18 @@ class Known:
 
 
 def update(conn: Connection, sessions: Sequence[tuple[int, Session]]) -> None:
-    """Store session records, the last one of an agent winning, in the current transaction.
+    """Store session records in the order given, in the current transaction.
 
-    The broker keeps the order of an agent's records, so the one received last is the truth; an offline record
-    (a last will) leaves session and epochs as they were.
+    An offline record counts for its own session only: the last will of an old connection may come long after
+    the agent has announced itself by a new one. It leaves the epochs as they were.
     """
-    for agent_id, record in sorted(dict(sessions).items()):
+    for agent_id, record in sorted(sessions, key=lambda session: session[0]):
         online = record.state == "online"
         parameters = {
             "agent_id": agent_id,
             "state": record.state,
-            "session": UUID(record.session) if online else None,
+            "online": online,
+            "session": UUID(record.session),
             "epochs": [UUID(epoch) for epoch in record.epochs] if online else None,
             "software": record.software,
             "detail": record.detail,

@@ -2,12 +2,12 @@
 -- What a session record says.
 UPDATE agent SET
     state = %(state)s,
-    session = coalesce(%(session)s, session),
+    session = CASE WHEN %(online)s THEN %(session)s ELSE session END,
     epochs = coalesce(%(epochs)s::uuid[], epochs),
     software = %(software)s,
     detail = %(detail)s,
     state_at = clock_timestamp()
-WHERE agent_id = %(agent_id)s
+WHERE agent_id = %(agent_id)s AND (%(online)s OR session IS NULL OR session = %(session)s)
 
 -- known --
 -- Agents that have announced a session.

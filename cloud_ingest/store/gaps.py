@@ -42,16 +42,16 @@ def add(
     dropped: dict[str, tuple[tuple[int, int], ...]],
     losses: Sequence[Loss],
 ) -> None:
-    """Store the losses of one gap record in the current transaction."""
-    for loss in losses:
+    """Store the losses of one gap record in the current transaction; a record without details is a row too."""
+    for loss in losses or (None,):
         parameters = {
             "batch_id": batch_id,
             "agent_id": agent_id,
             "reason": reason,
             "dropped": Jsonb(dropped),
-            "points": list(loss.points),
-            "first_at": to_datetime(loss.first_us),
-            "last_at": to_datetime(loss.last_us),
-            "readings": loss.readings,
+            "points": list(loss.points) if loss else [],
+            "first_at": to_datetime(loss.first_us) if loss else None,
+            "last_at": to_datetime(loss.last_us) if loss else None,
+            "readings": loss.readings if loss else 0,
         }
         conn.execute(_SQL["add"], parameters)

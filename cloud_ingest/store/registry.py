@@ -5,7 +5,8 @@ Invariants
 - Registering is idempotent and safe with several workers at once: births of one tenant take turns.
 - A schema is immutable; its points are found by their full names.
 - A point's quantity, unit, kind, medium and value type never change: a birth that says otherwise is refused
-  as a whole. Everything else is its latest description.
+  as a whole. Everything else is what the latest birth says, by the time
+  at which the agent wrote it: births come in any order, retained ones again and again.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from psycopg.types.json import Jsonb
 from cloud_ingest.errors import RefusedError
 from cloud_ingest.store import sql
 from cloud_ingest.store.pool import Connection
+from cloud_ingest.store.times import to_datetime
 from protocols.birth import Point, Schema
 from protocols.reading import VALUE_TYPES
 
@@ -80,8 +82,15 @@ def agent(conn: Connection, tenant: str, name: str) -> Agent:
     return Agent(row[0], row[1], tenant, name)
 
 
-def register_schema(conn: Connection, owner: Agent, schema: Schema) -> bool:
+def register_schema(conn: Connection, owner: Agent, schema: Schema, described_us: int) -> bool:
     """Register a schema and its points. Commits.
+
+    Parameters
+    ----------
+    conn, owner, schema
+        Who announces what.
+    described_us
+        When the agent wrote the birth [µs UTC]: an older one changes no description.
 
     Returns
     -------
@@ -95,12 +104,10 @@ def register_schema(conn: Connection, owner: Agent, schema: Schema) -> bool:
     """
     schema_id = bytes.fromhex(schema.id())
     with conn.transaction():
-        if conn.execute(_SQL["find_schema"], (owner.tenant_id, schema_id)).fetchone():
-            return False
         conn.execute(_SQL["lock_tenant"], (_LOCK_CLASS, owner.tenant_id))
         names = [schema.name_of(index) for index in range(len(schema.points))]
         _check(conn, owner, names, schema.points)
-        _upsert_points(conn, owner.tenant_id, schema)
+        _upsert_points(conn, owner.tenant_id, schema, described_us)
         conn.execute(
             _SQL["add_schema"],
             (owner.tenant_id, schema_id, owner.agent_id, Jsonb(schema.model_dump(mode="json"))),
@@ -136,11 +143,12 @@ def _check(conn: Connection, owner: Agent, names: list[str], points: tuple[Point
                 )
 
 
-def _upsert_points(conn: Connection, tenant_id: int, schema: Schema) -> None:
+def _upsert_points(conn: Connection, tenant_id: int, schema: Schema, described_us: int) -> None:
     points = sorted(schema.points, key=lambda point: (point.device, point.tag))
     parameters = {
         "tenant_id": tenant_id,
         "site": schema.site,
+        "described_at": to_datetime(described_us),
         "definition": [Jsonb(point.model_dump(mode="json")) for point in points],
     }
     parameters |= {field: [getattr(point, field) for point in points] for field in ("device", "tag", *_FIXED)}

@@ -14,23 +14,21 @@ INSERT INTO agent (tenant_id, name) SELECT tenant_id, %s FROM tenant WHERE name 
 -- Births of one tenant take turns.
 SELECT pg_advisory_xact_lock(%s, %s)
 
--- find_schema --
--- Whether a schema is registered.
-SELECT true FROM schema WHERE tenant_id = %s AND schema_id = %s
-
 -- find_points --
 -- What can't change of points that exist.
 SELECT name, quantity, unit, kind, medium, value_type FROM point WHERE tenant_id = %s AND name = ANY(%s)
 
 -- upsert_points --
 -- New points, and the latest description of those that exist.
-INSERT INTO point (tenant_id, site, device, tag, quantity, unit, kind, medium, value_type, definition)
-SELECT %(tenant_id)s, %(site)s, t.*
+INSERT INTO point AS p (tenant_id, site, device, tag, quantity, unit, kind, medium, value_type, definition, described_at)
+SELECT %(tenant_id)s, %(site)s, t.*, %(described_at)s
 FROM unnest(
     %(device)s::text[], %(tag)s::text[], %(quantity)s::text[], %(unit)s::text[], %(kind)s::text[],
     %(medium)s::text[], %(value_type)s::text[], %(definition)s::jsonb[]
 ) AS t
-ON CONFLICT (tenant_id, name) DO UPDATE SET definition = excluded.definition
+ON CONFLICT (tenant_id, name) DO UPDATE SET
+    definition = excluded.definition, described_at = excluded.described_at
+WHERE excluded.described_at >= p.described_at
 
 -- add_schema --
 -- A schema, unless it is there.

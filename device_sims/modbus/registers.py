@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from device_sims.kinds.base import Value
+from protocols.errors import RegisterValueError
 from protocols.meters.schema import Field, TableName
 from protocols.modbus import words
 from protocols.modbus.words import Order, RegisterType
@@ -34,7 +35,6 @@ _CODES: dict[RegisterType, str] = {
     "float32": "f",
     "float64": "d",
 }
-_UNSIGNED: dict[int, RegisterType] = {1: "uint16", 2: "uint32", 4: "uint64"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ def raw_value(field: Field, value: Value, modulus: float | None) -> Value:
     Counters show full counts only, so integers are rounded down; gauges are rounded to nearest.
     """
     scale, offset = field.scale, field.offset
-    if field.type == "bool":
+    if field.value_type in ("bool", "text"):
         return value
     if field.type.startswith("float"):
         if modulus is None:
@@ -91,8 +91,10 @@ class Table:
 
     def __init__(self, name: TableName, cells: Sequence[Cell], *, refuse_holes: bool, exact: bool) -> None:
         self._bits = name in ("coil", "discrete")
-        distinct = {cell.field.address: cell for cell in cells}
-        self._cells = [distinct[address] for address in sorted(distinct)]
+        places: dict[int, list[Cell]] = {}
+        for cell in cells:
+            places.setdefault(cell.field.address, []).append(cell)
+        self._cells = [_together(places[address]) for address in sorted(places)]
         self._refuse_holes = refuse_holes
         self._exact = exact
 
@@ -114,6 +116,15 @@ def _end(cell: Cell) -> int:
     return cell.field.address + cell.field.count
 
 
+def _together(cells: Sequence[Cell]) -> Cell:
+    """What stands at one place: any of the cells, since they agree; but bits of a register add up."""
+    if cells[-1].field.type != "bit":
+        return cells[-1]
+    bits = {cell.field.part: cell.raw for cell in cells}
+    word = cells[-1].field.model_copy(update={"type": "uint16", "bit": None})
+    return Cell(word, cells[-1].orders, lambda moment: sum(1 << place for place, raw in bits.items() if raw(moment)))
+
+
 def _bits(cells: Sequence[Cell], address: int, count: int) -> Reader:
     places = [(cell.field.address - address, cell.raw) for cell in cells]
     size = (count + 7) // 8
@@ -133,14 +144,14 @@ def _registers(cells: Sequence[Cell], address: int, count: int) -> Reader:
     order = list(range(2 * (last - first)))
     for cell in cells:
         field = cell.field
-        form.append(f"{2 * (field.address - here)}x{_CODES[field.type]}")
+        form.append(f"{2 * (field.address - here)}x{_CODES.get(field.type) or f'{2 * field.count}s'}")
         here = _end(cell)
         if cell.orders != ("big", "big"):
             base = 2 * (field.address - first)
             order[base : base + 2 * field.count] = [base + n for n in _permutation(field.count, *cell.orders)]
     form.append(f"{2 * (last - here)}x")
     pack = struct.Struct("".join(form)).pack
-    raws = [cell.raw for cell in cells]
+    raws = [cell.raw if cell.field.type in _CODES else _coded(cell) for cell in cells]
     cut = slice(2 * (address - first), 2 * (address - first + count))
     wanted = order[cut]
     if wanted == list(range(2 * (last - first))):
@@ -149,7 +160,22 @@ def _registers(cells: Sequence[Cell], address: int, count: int) -> Reader:
     return lambda moment: bytes(pick(pack(*[raw(moment) for raw in raws])))
 
 
+def _coded(cell: Cell) -> Callable[[Moment], bytes]:
+    """Types that `struct` does not know, in big order. Simulated meters have no text: it reads as empty."""
+    field, raw = cell.field, cell.raw
+    if field.value_type == "text":
+        empty = bytes(2 * field.count)
+        return lambda _: empty
+
+    def encode(moment: Moment) -> bytes:
+        try:
+            return words.encode(field.type, raw(moment))
+        except RegisterValueError as error:
+            raise struct.error(str(error)) from error
+
+    return encode
+
+
 def _permutation(width: int, word_order: Order, byte_order: Order) -> list[int]:
     """Which byte of the big-endian value stands at each place on the wire."""
-    marked = int.from_bytes(bytes(range(2 * width)), "big")
-    return list(words.encode(_UNSIGNED[width], marked, word_order, byte_order))
+    return list(words.encode("hex", bytes(range(2 * width)).hex(), word_order, byte_order, width))

@@ -139,6 +139,15 @@ class Outbox:
         """Apply what the store says it has."""
         return self._submit(lambda: self._store.apply(message, session))
 
+    def adopt(self, schema: Schema) -> Future[None]:
+        """Take drafts of another schema from now on; its birth goes before them."""
+
+        def work() -> None:
+            self._store.append_birth(schema)
+            self._schema = schema
+
+        return self._submit(work)
+
     def settle(self, ids: Sequence[int]) -> Future[None]:
         """Mark records as delivered without hearing from the store."""
         return self._submit(lambda: self._store.settle(ids))

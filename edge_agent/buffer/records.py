@@ -117,6 +117,8 @@ class Stats:
         Not yet committed; births and gap records count as records.
     bytes_used
         What counts against the buffer's limit [B].
+    oldest_pending_us
+        Time of the oldest reading not yet committed [µs UTC]; None if all are.
     """
 
     epochs: tuple[str, ...]
@@ -124,3 +126,4 @@ class Stats:
     records_pending: int
     readings_pending: int
     bytes_used: int
+    oldest_pending_us: int | None = None

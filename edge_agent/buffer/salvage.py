@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +32,7 @@ _ROWS = (
     "FROM record NOT INDEXED ORDER BY id {order}"
 )
 _MAX_SEQ = 2**62
+_INCARNATION = re.compile(r"-?\d+ [0-9a-f]{32}")
 
 
 def replace(path: Path, make: Callable[[Path], Store]) -> Store:
@@ -100,10 +102,14 @@ def _carry_over(path: Path, store: Store) -> int:
         store.begin()
         for name, last_seq in _read(old, "SELECT name, last_seq FROM epoch ORDER BY id"):
             if isinstance(name, str) and isinstance(last_seq, int) and 0 <= last_seq < _MAX_SEQ:
-                store.add_epoch(name, last_seq, salvaged=True)
+                store.add_epoch(name, last_seq)
         appended = [value for (value,) in _read(old, "SELECT value FROM meta WHERE name = 'readings_appended'")]
         if appended and str(appended[0]).isdigit():
             store.carry_appended(int(appended[0]))
+        for name, value in _read(old, "SELECT name, value FROM meta WHERE name LIKE '%_incarnation'"):
+            # Without them a restored store would go unnoticed.
+            if isinstance(name, str) and isinstance(value, str) and _INCARNATION.fullmatch(value):
+                store.set_meta(name, value)
         for order in ("ASC", "DESC"):
             # From both ends: a damaged page in the middle stops a scan.
             for row in _read(old, _ROWS.format(order=order)):
@@ -128,7 +134,7 @@ def _carry_row(row: Sequence[Any], store: Store, seen: set[tuple[str, int]]) -> 
         return
     seen.add(identity)
     epoch, seq = identity
-    store.insert(store.add_epoch(epoch, seq, salvaged=True), seq, row)
+    store.insert(store.add_epoch(epoch, seq), seq, row)
     if len(seen) % _ROWS_PER_COMMIT == 0:
         store.commit()
         store.begin()

@@ -5,6 +5,8 @@ Invariants
 - A record never changes but for its state; its digest is that of the uncompressed message.
 - Seqs of an epoch have no holes, and its first record is a birth.
 - A record is marked SENT on disk in the transaction that hands it out, so before it can reach the broker.
+- A gap record names only seqs that this process has dropped itself: what is merely missing here may be in
+  another copy of the buffer, which would take it for settled.
 - Only data that are NEW are dropped for want of room, oldest first, and the same transaction writes the gap
   record that names them. Births are never dropped, and are kept as long as a record of their epoch is.
 - What a committed message covers is COMMITTED; within an incarnation of the store nothing goes back from
@@ -15,6 +17,7 @@ Invariants
 from __future__ import annotations
 
 import copy
+import logging
 import sqlite3
 import time
 import uuid
@@ -37,6 +40,8 @@ from protocols.gap import Gap, LostPoints, Reason
 from protocols.payload import registry
 from protocols.reading import Batch, BatchKey, digest
 
+_log = logging.getLogger(__name__)
+
 FORMAT = "1"
 ROW_OVERHEAD_BYTES = 512
 """Counted against the limit for each record, besides its payload: columns, indices, space left in pages."""
@@ -52,8 +57,7 @@ CREATE TABLE epoch (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     last_seq INTEGER NOT NULL,
-    position INTEGER NOT NULL DEFAULT 0,
-    salvaged INTEGER NOT NULL DEFAULT 0
+    position INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE record (
     id INTEGER PRIMARY KEY,
@@ -155,6 +159,7 @@ class Store:
         self._codec = registry.codec(codec)
         self._fresh: dict[int, bytes] = {}
         self._drops: list[tuple[str, int, int]] = []
+        self._missing_told: set[str] = set()
         self._db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
         try:
             self._open(first_id)
@@ -244,12 +249,12 @@ class Store:
         """Store a setting."""
         self._db.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
 
-    def add_epoch(self, name: str, last_seq: int, *, salvaged: bool = False) -> int:
+    def add_epoch(self, name: str, last_seq: int) -> int:
         """Add an epoch, or raise the last seq of one that is there; returns its row id."""
         self._db.execute(
-            "INSERT INTO epoch (name, last_seq, salvaged) VALUES (?, ?, ?) "
+            "INSERT INTO epoch (name, last_seq) VALUES (?, ?) "
             "ON CONFLICT (name) DO UPDATE SET last_seq = max(last_seq, excluded.last_seq)",
-            (name, last_seq, salvaged),
+            (name, last_seq),
         )
         return int(self._db.execute("SELECT id FROM epoch WHERE name = ?", (name,)).fetchone()[0])
 
@@ -428,8 +433,8 @@ class Store:
 
     def _apply_entries(self, message: Committed, *, full: bool) -> list[int]:
         freed: list[int] = []
-        rows = self._db.execute("SELECT id, name, position, last_seq, salvaged FROM epoch").fetchall()
-        for epoch_id, name, position, last_seq, salvaged in rows:
+        rows = self._db.execute("SELECT id, name, position, last_seq FROM epoch").fetchall()
+        for epoch_id, name, position, last_seq in rows:
             entry = message.epochs.get(name)
             if entry is None or entry.position < position:
                 continue
@@ -443,7 +448,7 @@ class Store:
                 )
             if full:
                 highest = self._memory.last_seq if epoch_id == self._epoch_id else last_seq
-                self._declare_missing(epoch_id, name, highest, entry, "buffer_corrupt" if salvaged else "size_limit")
+                self._tell_missing(epoch_id, name, highest, entry)
         return freed
 
     def _revive(self, message: Committed) -> int:
@@ -463,23 +468,25 @@ class Store:
             revived += len(lacking)
         return revived
 
-    def _declare_missing(self, epoch_id: int, name: str, last_seq: int, entry: EpochState, reason: Reason) -> None:
-        """Declare lost what neither the store nor the buffer has: it will never come."""
-        open_ranges = list(ranges.holes(((1, entry.through), *entry.ranges), 1, last_seq))
-        held = self._db.execute("SELECT count(*) FROM record WHERE epoch = ?", (epoch_id,)).fetchone()[0]
-        if not open_ranges or (held >= last_seq):
+    def _tell_missing(self, epoch_id: int, name: str, last_seq: int, entry: EpochState) -> None:
+        """Warn of what neither the store nor this buffer has.
+
+        It is not declared lost: another copy of the buffer may still hold it, and would throw it away then.
+        """
+        if name in self._missing_told:
             return
-        known = [span for found in self._pending_gaps() for span in found[2].dropped.get(name, ())]
-        lost = _Lost()
-        for first, last in open_ranges:
-            rows = self._db.execute(
-                "SELECT seq FROM record WHERE epoch = ? AND seq BETWEEN ? AND ?", (epoch_id, first, last)
-            )
-            present = [(seq, seq) for (seq,) in rows]
-            for low, high in ranges.holes((*present, *known), first, last):
-                lost.add(name, low, high)
-        if lost.records:
-            self._append_gap(reason, lost)
+        missing = 0
+        for first, last in ranges.holes(((1, entry.through), *entry.ranges), 1, last_seq):
+            held = self._db.execute(
+                "SELECT count(*) FROM record WHERE epoch = ? AND seq BETWEEN ? AND ?", (epoch_id, first, last)
+            ).fetchone()[0]
+            missing += last - first + 1 - held
+        missing -= sum(
+            last - first + 1 for found in self._pending_gaps() for first, last in found[2].dropped.get(name, ())
+        )
+        if missing > 0:
+            self._missing_told.add(name)
+            _log.warning("epoch %s: %d records are neither in the store nor in this buffer", name, missing)
 
     def _mark_committed(self, rows: Iterable[tuple[int, int]]) -> list[int]:
         """Mark pending records, given by id and cost; returns the ids."""
@@ -613,10 +620,11 @@ class Store:
 
     def stats(self) -> Stats:
         """What the file holds."""
-        records, readings = self._db.execute(
-            "SELECT count(*), coalesce(sum(readings), 0) FROM record WHERE state < 2"
+        records, readings, oldest_us = self._db.execute(
+            "SELECT count(*), coalesce(sum(readings), 0), min(iif(kind = 0, first_us, NULL)) "
+            "FROM record WHERE state < 2"
         ).fetchone()
-        return Stats(self.epochs(), self._memory.readings_appended, records, readings, self._memory.used)
+        return Stats(self.epochs(), self._memory.readings_appended, records, readings, self._memory.used, oldest_us)
 
 
 _SELECT_RECORD = (

@@ -1,9 +1,10 @@
-"""Modbus TCP: one connection, one request at a time, many units behind it.
+"""Modbus over TCP, a serial port, or serial frames over TCP: one connection, one request at a time, many units.
 
 Invariants
 
-- A request has one answer or none: pymodbus compares transaction and unit ids, so a late answer is thrown
-  away and shifts nothing.
+- A request has one answer or none. TCP: pymodbus compares transaction and unit ids, so a late answer is thrown
+  away and shifts nothing. Serial frames: an answer must have the unit, function and length asked for; a unit that
+  did not answer is left alone until its answer can no longer come; and the next request waits for silence.
 - A unit that does not answer costs the others at most one timeout per poll of it, and once it has failed a
   few times, one per probe interval.
 - The connection is closed by us only when no unit at all has answered for a while, never because of one unit.
@@ -23,14 +24,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from operator import itemgetter
+from typing import cast
 
-from pymodbus.client import AsyncModbusTcpClient
+from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
+from pymodbus.framer import FramerType
 from pymodbus.pdu import ModbusPDU
 
 from edge_agent.clock import Clock
-from edge_agent.config import ModbusTcp, Polling
+from edge_agent.config import Modbus, ModbusRtu, ModbusTcp, Polling
 from edge_agent.drivers.base import Backoff, Turn, jittered
+from edge_agent.drivers.rtu import SerialFramer
 from edge_agent.points import ModbusBus, ModbusDevice, RegisterTag
 from edge_agent.polling.reporter import Reporter
 from edge_agent.signals import Signals
@@ -38,7 +42,7 @@ from protocols import quality as qualities
 from protocols.modbus import words
 from protocols.modbus.requests import Request, bisect, data_bytes
 from protocols.quality import Quality
-from protocols.reading import INT_MAX, Value, ValueType
+from protocols.reading import INT_MAX, INT_MIN, Value, ValueType
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +64,17 @@ _SILENT_S = 30.0
 _SILENT_REQUESTS = 3
 _REFUSED_RETRY_S = 300.0
 _REPLAN_S = 3600.0
+_SIMPLE_TYPES = {"bool", *words.NUMBER_TYPES}
+"""Types whose values are numbers, without exception."""
 _ENDLESS = 10**9
+_ALL_ONES = {"uint32": 2**32 - 1, "uint64": 2**64 - 1}
+"""What meters put where they have no value, whether their manuals say so or not; as a count it would be a whole
+turn of the register."""
+_FOUR_ONES = b"\xff" * 4
+_LATE_TIMEOUTS = 2.0
+"""On a serial line, a unit that did not answer is left alone for so many time-outs: its answer may be late."""
+_SILENCE_OVER_TCP_S = 0.005
+_LINE_BUFFER_BYTES = 4096
 
 
 class _RawAnswer(ModbusPDU):
@@ -120,9 +134,16 @@ class _Read:
         self._no_values = tuple(
             (position, tag.field.no_value) for position, tag in enumerate(tags) if tag.field.no_value is not None
         )
+        self._ones = tuple(
+            (position, _ALL_ONES[tag.field.type])
+            for position, tag in enumerate(tags)
+            if tag.field.no_value is None and tag.field.type in _ALL_ONES
+        )
         self.types = tuple(tag.field.value_type for tag in tags)
         self.groups = tuple(_groups(self.types, self.points))
-        self._careful = bool(self._no_values) or any(tag.field.type == "uint64" for tag in tags)
+        self._careful = bool(self._no_values) or any(
+            tag.field.type == "uint64" or tag.field.type not in _SIMPLE_TYPES for tag in tags
+        )
         self.plain = reporter.is_plain(self.points)
 
     def values(self, answer: ModbusPDU) -> Sequence[Value] | None:
@@ -133,25 +154,30 @@ class _Read:
         if len(raw) != self._size + 1 or raw[0] != self._size:
             return None
         values = self._decode(raw[1:])
-        if self._careful or not math.isfinite(sum(values)):
+        if self._careful or (self._ones and _FOUR_ONES in raw):
+            return self._checked(values)
+        numbers = cast("tuple[float, ...]", values)
+        if not math.isfinite(sum(numbers)):
             return self._checked(values)
         if self._factors is not None:
-            return [value * scale + offset for value, (scale, offset) in zip(values, self._factors, strict=True)]
+            return [value * scale + offset for value, (scale, offset) in zip(numbers, self._factors, strict=True)]
         return values
 
     def _checked(self, values: words.Values) -> list[Value]:
         """One by one, since some may be no value."""
         found: list[Value] = list(values)
         for position, (value, type_) in enumerate(zip(values, self.types, strict=True)):
+            if value is None or isinstance(value, bool | str):
+                continue
             if not math.isfinite(value):
                 found[position] = None
             elif self._factors is not None:
                 scale, offset = self._factors[position]
                 scaled = value * scale + offset
                 found[position] = scaled if math.isfinite(scaled) else None
-            if type_ == "int" and value > INT_MAX:
+            if type_ == "int" and not INT_MIN <= value <= INT_MAX:
                 found[position] = None
-        for position, no_value in self._no_values:
+        for position, no_value in (*self._no_values, *self._ones):
             if values[position] == no_value:
                 found[position] = None
         return found
@@ -164,6 +190,7 @@ class _Unit:
         self.failures = 0
         self.retry_at = 0.0
         self.free_at = 0.0
+        self.late_until = 0.0
 
 
 class _Device:
@@ -199,7 +226,7 @@ class _Device:
 
 
 class ModbusDriver:
-    """All devices of one Modbus TCP connection.
+    """All devices of one Modbus connection.
 
     Parameters
     ----------
@@ -224,7 +251,11 @@ class ModbusDriver:
         self._signals = signals
         units: dict[int, _Unit] = {device.unit_id: _Unit() for device in bus.devices}
         self._devices = [_Device(device, units[device.unit_id], reporter) for device in bus.devices]
+        self._settings = bus.settings
         self._client = _client(bus.settings)
+        framer = self._client.ctx.framer
+        self._line = framer if isinstance(framer, SerialFramer) else None
+        self._silence_s = bus.settings.silence_s if isinstance(bus.settings, ModbusRtu) else _SILENCE_OVER_TCP_S
         self._ask = {
             "coil": self._client.read_coils,
             "discrete": self._client.read_discrete_inputs,
@@ -233,6 +264,8 @@ class ModbusDriver:
         }
         self._backoff = Backoff(_FIRST_RECONNECT_S, bus.settings.reconnect_max_s)
         self._connections = 0
+        self._closed = False
+        """The connection is closed because a device wants it so."""
         self._losses_told = 0
         self._answered_at = time.monotonic()
         self._unanswered = 0
@@ -240,9 +273,15 @@ class ModbusDriver:
     async def poll(self, turn: int) -> None:
         """Read all of a device; see `Driver.poll`."""
         device = self._devices[turn]
+        await self._poll(device)
+        if device.device.limits.close_after_poll and self._client.connected:
+            self._client.close()
+            self._closed = True
+
+    async def _poll(self, device: _Device) -> None:
         unit = device.unit
         now = time.monotonic()
-        if unit.failures >= self._polling.failures and now < unit.retry_at:
+        if now < unit.late_until or (unit.failures >= self._polling.failures and now < unit.retry_at):
             return
         if not (self._client.connected or await self._connect()):
             self._fail(device.points, Quality.BAD_NO_COMMUNICATION)
@@ -258,6 +297,8 @@ class ModbusDriver:
                 continue
             if device.pause_s or device.pause_after_connect_s:
                 await asyncio.sleep(max(0.0, unit.free_at - time.monotonic()))
+            if self._line is not None:
+                await self._silence(self._line)
             started_ns = time.time_ns()
             try:
                 answer = await self._request(read.request)
@@ -292,28 +333,53 @@ class ModbusDriver:
     async def _connect(self) -> bool:
         if not self._backoff.due:
             return False
-        if not await self._client.connect():
+        try:
+            connected = await self._client.connect()
+        except Exception as error:  # noqa: BLE001 (opening a serial port fails with errors of no common class)
+            connected = False
+            _log.debug("connection %s: %r", self.name, error)
+        if not connected:
             if self._connections == self._losses_told:
                 self._losses_told += 1
-                _log.warning("connection %s: cannot connect, trying again", self.name)
+                _log.warning("connection %s: cannot connect to %s, trying again", self.name, self._settings.where)
             self._backoff.failed()
             return False
         # Until something has answered, the next loss counts as a failure.
         self._backoff.failed()
-        self._connections += 1
+        if not self._closed:
+            self._connections += 1
+            if self._connections > 1:
+                self._signals.bus_reconnects += 1
+            _log.info("connection %s: connected", self.name)
+        self._closed = False
         self._losses_told = self._connections
-        if self._connections > 1:
-            self._signals.bus_reconnects += 1
-        _log.info("connection %s: connected", self.name)
         self._answered_at = time.monotonic()
         for device in self._devices:
             if device.pause_after_connect_s:
                 device.unit.free_at = max(device.unit.free_at, self._answered_at + device.pause_after_connect_s)
         return True
 
+    async def _silence(self, line: SerialFramer) -> None:
+        """Wait for the silence between frames; a line that is never silent is asked all the same."""
+        give_up_at = time.monotonic() + self._settings.timeout_s
+        while True:
+            now = time.monotonic()
+            wait_s = line.heard_at + self._silence_s - now
+            if wait_s <= 0 or now >= give_up_at:
+                return
+            await asyncio.sleep(wait_s)
+
     async def _request(self, request: Request) -> ModbusPDU:
         self._signals.requests += 1
-        return await self._ask[request.table](request.address, count=request.count, device_id=request.unit_id)
+        started = time.monotonic()
+        if isinstance(self._settings, ModbusRtu):
+            # pymodbus counts from the start of sending; frames take their time on a slow line.
+            wire_s = self._settings.wire_s(data_bytes(request.table, request.count))
+            self._client.ctx.comm_params.timeout_connect = self._settings.timeout_s + wire_s
+        try:
+            return await self._ask[request.table](request.address, count=request.count, device_id=request.unit_id)
+        finally:
+            self._signals.bus_busy_s[self.name] += time.monotonic() - started
 
     def _accept(self, device: _Device, read: _Read, answer: ModbusPDU, started_ns: int, ended_ns: int) -> None:
         at_us = self._timebase.plant_us((started_ns + ended_ns) // 2000)
@@ -328,7 +394,7 @@ class ModbusDriver:
             quality = Quality.UNCERTAIN_TIME
             self._signals.uncertain_times += len(read.points)
         reporter = self._reporter
-        if read.plain and None not in values and reporter.bad.isdisjoint(read.points):
+        if read.plain and None not in values and reporter.bad.keys().isdisjoint(read.points):
             for group in read.groups:
                 found = values if group.pick is None else group.pick(values)
                 reporter.batcher.extend(group.value_type, group.points, at_us, found, quality)
@@ -353,6 +419,9 @@ class ModbusDriver:
             self._fail(device.points, Quality.BAD_NO_COMMUNICATION)
             return
         self._unanswered += 1
+        if self._line is not None:
+            self._line.heard_at = time.monotonic()
+            device.unit.late_until = self._line.heard_at + _LATE_TIMEOUTS * self._settings.timeout_s
         self._silent(device, read, Quality.BAD_TIMEOUT, answered=answered)
         if self._unanswered >= _SILENT_REQUESTS and time.monotonic() - self._answered_at > _SILENT_S:
             _log.warning("connection %s: nothing has answered for %g s, connecting anew", self.name, _SILENT_S)
@@ -382,17 +451,35 @@ class ModbusDriver:
         self._reporter.turn_bad(points, quality, self._timebase.now_us())
 
 
-def _client(settings: ModbusTcp) -> AsyncModbusTcpClient:
+def _client(settings: Modbus) -> AsyncModbusTcpClient | AsyncModbusSerialClient:
     """A client that never retries or reconnects by itself; what it logs is counted here instead."""
     logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
-    client = AsyncModbusTcpClient(
-        settings.host,
-        port=settings.port,
-        name=settings.name,
-        timeout=settings.timeout_s,
-        retries=0,
-        reconnect_delay=0,
-    )
+    client: AsyncModbusTcpClient | AsyncModbusSerialClient
+    if isinstance(settings, ModbusRtu):
+        client = AsyncModbusSerialClient(
+            settings.port,
+            baudrate=settings.baudrate,
+            bytesize=settings.bytesize,
+            parity=settings.parity,
+            stopbits=settings.stopbits,
+            name=settings.name,
+            timeout=settings.timeout_s,
+            retries=0,
+            reconnect_delay=0,
+        )
+    else:
+        client = AsyncModbusTcpClient(
+            settings.host,
+            port=settings.port,
+            framer=FramerType.SOCKET if isinstance(settings, ModbusTcp) else FramerType.RTU,
+            name=settings.name,
+            timeout=settings.timeout_s,
+            retries=0,
+            reconnect_delay=0,
+        )
+    if not isinstance(settings, ModbusTcp):
+        client.ctx.framer = SerialFramer(client.ctx.framer.decoder)
+        client.ctx.max_buffer_size = _LINE_BUFFER_BYTES
     # Its own count of unanswered requests spans all units and would close the connection.
     client.set_max_no_responses(_ENDLESS)
     for answer in _ANSWERS.values():
@@ -403,7 +490,10 @@ def _client(settings: ModbusTcp) -> AsyncModbusTcpClient:
 def _decoder(request: Request, tags: Sequence[RegisterTag]) -> Callable[[bytes], words.Values]:
     if request.table in ("coil", "discrete"):
         return words.compile_bit_decoder([tag.field.address - request.address for tag in tags], request.count)
-    layout = [(tag.field.address - request.address, tag.field.type, tag.word_order, tag.byte_order) for tag in tags]
+    layout: list[words.Place] = [
+        (tag.field.address - request.address, tag.field.type, tag.word_order, tag.byte_order, tag.field.part)
+        for tag in tags
+    ]
     return words.compile_decoder(layout, request.count)
 
 

@@ -2,7 +2,8 @@
 
 Invariants
 
-- A bad reading, without a value, is sent when a point turns bad; then there is silence until it is good again.
+- A bad reading, without a value, is sent when a point turns bad; then there is silence until it is good again,
+  which is never before it was bad: an old source time gives way to the time of the poll.
 - A point with a heartbeat is sent when its value, quality or source time changes, and otherwise once per
   heartbeat. When it changes, the last unchanged poll goes out first, so that a step stays a step.
 - A point without a heartbeat is sent at every poll.
@@ -44,8 +45,8 @@ class Reporter:
 
     def __init__(self, schema: Schema, batcher: Batcher) -> None:
         self.batcher = batcher
-        self.bad: set[int] = set()
-        """Points that are bad now."""
+        self.bad: dict[int, int] = {}
+        """Points that are bad now, and since when [µs UTC]."""
         self._types = tuple(point.value_type for point in schema.points)
         self._heartbeats_us = tuple(
             None if point.heartbeat_s is None else round(point.heartbeat_s * US) for point in schema.points
@@ -70,8 +71,8 @@ class Reporter:
         stamp_us
             When the source says that it was measured [µs UTC]; None: when it was read.
         """
-        self.bad.discard(point)
-        at_us = polled_us if stamp_us is None else stamp_us
+        bad_us = self.bad.pop(point, None)
+        at_us = polled_us if stamp_us is None or (bad_us is not None and stamp_us <= bad_us) else stamp_us
         heartbeat_us = self._heartbeats_us[point]
         if heartbeat_us is not None:
             last = self._last.get(point)
@@ -90,7 +91,7 @@ class Reporter:
         for point in points:
             if point in self.bad:
                 continue
-            self.bad.add(point)
+            self.bad[point] = at_us
             last = self._last.pop(point, None)
             if last:
                 self._send_held(point, last, at_us)

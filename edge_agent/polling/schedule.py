@@ -7,6 +7,7 @@ Invariants
 - Turns of one connection are served one after the other, the one that is due longest first.
 - A poll time that passed because of others is not made up for: it counts as an overrun.
 - When the clock is set back, polling goes on at once, not when the old time is reached again.
+- A cancellation ends it, even one that a poll has swallowed.
 """
 
 from __future__ import annotations
@@ -61,4 +62,8 @@ async def serve(driver: Driver, clock: Clock, batcher: Batcher, signals: Signals
             _log.exception("connection %s: polling %s failed", driver.name, turns[index].name)
             signals.failures["internal"] += 1
         signals.polls += 1
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            # Python 3.11's wait_for, which pymodbus uses, swallows a cancellation that comes with the answer.
+            raise asyncio.CancelledError
         heapq.heapreplace(queue, (due_us + (missed + 1) * timing.interval_us, index))

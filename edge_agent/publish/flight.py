@@ -26,7 +26,7 @@ _SOON = 1 / 6
 class _Message:
     attempts: int = 0
     due: float | None = None
-    """When to send it again [s]; None: while the broker has not answered."""
+    """When to send it again [s]; None: while the broker has not answered, or it is about to be sent again."""
 
 
 class Flight:
@@ -110,4 +110,6 @@ class Flight:
             # The next question comes after another delay, whoever it is then.
             self._next_round = now + self._resend_after_s
         self._heard = False
+        for id_ in chosen:
+            self._messages[id_].due = None
         return chosen

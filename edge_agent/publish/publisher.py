@@ -20,6 +20,7 @@ import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
@@ -92,9 +93,13 @@ class Publisher:
         self._asked: str | None = None
         self._ask_again_at = 0.0
         self._on_goodbye: tuple[int, threading.Event] | None = None
+        # Records to publish, and whether they were published on this connection before.
+        self._ready: deque[tuple[Record, bool]] = deque()
         self._flight = Flight(settings.resend_after_s)
         self.failure: BaseException | None = None
-        outbox.deliver_to(lambda generation, records: self._events.put(partial(self._send, generation, records)))
+        outbox.deliver_to(
+            lambda generation, records: self._events.put(partial(self._on_handed_out, generation, records))
+        )
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
 
     def start(self) -> None:
@@ -192,6 +197,7 @@ class Publisher:
     def _forget(self) -> None:
         self._announced = False
         self._granted = 0
+        self._ready.clear()
         self._flight = Flight(self._settings.resend_after_s)
 
     def _on_event(self, generation: int, event: links.Event) -> None:
@@ -270,39 +276,51 @@ class Publisher:
 
     # Sending
 
+    @property
+    def _window(self) -> int:
+        """Most messages that the broker may have unacknowledged."""
+        return min(self._settings.window, self._receive_maximum)
+
     def _ask_for_more(self) -> None:
         """Let the outbox hand out what fits in both windows."""
         if not self._announced:
             return
-        window = min(self._settings.window, self._receive_maximum)
-        room = min(window - self._flight.unacknowledged, self._settings.max_uncommitted - self._flight.uncommitted)
+        ready = len(self._ready)
+        room = min(
+            self._window - self._flight.unacknowledged - ready,
+            self._settings.max_uncommitted - self._flight.uncommitted - ready,
+        )
         more = room - self._granted
         # In portions, since each costs the outbox a transaction.
-        if more > 0 and (self._granted == 0 or more >= window // 4):
+        if more > 0 and (self._granted == 0 or more >= self._window // 4):
             self._granted += more
             self._outbox.grant(self._generation, more)
 
-    def _send(self, generation: int, records: list[Record]) -> None:
+    def _on_handed_out(self, generation: int, records: list[Record]) -> None:
         if generation != self._generation:
             return
         self._granted -= len(records)
-        for record in records:
-            if record.id not in self._flight and not self._publish(record):
-                return
+        self._ready.extend((record, False) for record in records)
+        self._publish_ready()
 
-    def _publish(self, record: Record) -> bool:
-        if self._link is None:
-            return False
+    def _publish_ready(self) -> None:
+        """Publish what waits, as far as the broker takes it; what is to be sent again may come on top of a grant."""
+        while self._ready and self._link is not None and self._flight.unacknowledged < self._window:
+            record, again = self._ready.popleft()
+            # Handed out twice, or committed while it waited to be sent again.
+            if (record.id in self._flight) == again:
+                self._publish(self._link, record)
+
+    def _publish(self, link: Link, record: Record) -> None:
         try:
-            mid = self._link.publish(self._topic(record), record.payload, retain=record.kind == Kind.BIRTH)
+            mid = link.publish(self._topic(record), record.payload, retain=record.kind == Kind.BIRTH)
         except LinkError as error:
             self._drop(str(error))
-            return False
+            return
         self._flight.sent(record.id, mid, time.monotonic())
         self._signals.published += 1
         if record.resent:
             self._signals.redelivered += 1
-        return True
 
     def _topic(self, record: Record) -> str:
         match record.kind:
@@ -314,8 +332,7 @@ class Publisher:
                 return topics.gap(self._tenant, self._agent)
 
     def _resend(self, now: float) -> None:
-        window = min(self._settings.window, self._receive_maximum)
-        ids = self._flight.due(now, window - self._flight.unacknowledged)
+        ids = self._flight.due(now, self._window - self._flight.unacknowledged - len(self._ready))
         if ids:
             self._then(self._outbox.load(ids), partial(self._on_loaded, self._generation, ids))
 
@@ -324,9 +341,8 @@ class Publisher:
             return
         # What is not pending any more need not be sent.
         self._flight.finished(set(ids) - {record.id for record in records})
-        for record in records:
-            if not self._publish(record):
-                return
+        self._ready.extend((record, True) for record in records)
+        self._publish_ready()
 
     # Answers
 
@@ -334,6 +350,7 @@ class Publisher:
         if self._on_goodbye is not None and mid == self._on_goodbye[0]:
             self._on_goodbye[1].set()
         id_ = self._flight.acknowledged(mid, time.monotonic())
+        self._publish_ready()
         if refusal is not None:
             self._signals.refused_by_broker(refusal)
         elif id_ is not None and self._settings.delivery == "broker":

@@ -16,7 +16,7 @@ from protocols import quantities, topics
 from protocols.config import Model
 from protocols.errors import ProtocolError
 from protocols.modbus.limits import Limits, TableName
-from protocols.modbus.words import Order, RegisterType, encode, register_count
+from protocols.modbus.words import TEXT_TYPES, Order, RegisterType, encode, register_count
 from protocols.quantities import Kind, Medium
 
 __all__ = ["Field", "Limits", "MeterModel", "Order", "RegisterMap", "RegisterType", "SourceStatus", "TableName"]
@@ -39,7 +39,11 @@ class Field(Model):
     address
         First entry, zero-based as in the request (a manual's 30001 or 40001 is 0).
     type
-        How the value is coded; ``bool`` in coils and discrete inputs, and only there.
+        How the value is coded, see `protocols.modbus.words`; ``bool`` in coils and discrete inputs, and only there.
+    bit
+        Type ``bit``: which one of the register, 0 the lowest.
+    length
+        Types ``string`` and ``hex``: how many registers.
     scale, offset
         ``value = raw * scale + offset``, in `unit`.
     no_value
@@ -63,6 +67,8 @@ class Field(Model):
     table: TableName
     address: int = pydantic.Field(ge=0, le=65_535)
     type: RegisterType
+    bit: int | None = pydantic.Field(default=None, ge=0, le=15)
+    length: int | None = pydantic.Field(default=None, ge=1, le=125)
     scale: float = 1.0
     offset: float = 0.0
     no_value: int | None = None
@@ -86,21 +92,31 @@ class Field(Model):
         if (self.type == "bool") != bits:
             allowed = "bool" if bits else "all but bool"
             raise ValueError(f"type {self.type!r} in table {self.table!r}; allowed: {allowed}")
+        for key, types in (("bit", ("bit",)), ("length", TEXT_TYPES)):
+            given = getattr(self, key)
+            if (given is not None) != (self.type in types):
+                found = "is missing" if given is None else f"{given}"
+                raise ValueError(
+                    f"{key} {found} on type {self.type!r}; allowed: with {' and '.join(types)}, and needed"
+                )
         if self.address + self.count > 65_536:
             raise ValueError(
                 f"address {self.address} with {self.count} registers; allowed: up to {65_536 - self.count}"
             )
         if self.scale == 0:
             raise ValueError("scale 0 would make every value 0; allowed: any other number")
-        if bits and not self.is_raw:
-            raise ValueError(f"scale {self.scale!r}, offset {self.offset!r} on a bit; allowed: 1 and 0")
-        if self.no_value is not None and (bits or self.type.startswith("float")):
+        if not self.is_raw and self.value_type in ("bool", "text"):
+            what = "a bit" if self.value_type == "bool" else "a text"
+            raise ValueError(f"scale {self.scale!r}, offset {self.offset!r} on {what}; allowed: 1 and 0")
+        if self.no_value is not None and (self.value_type in ("bool", "text") or self.type.startswith("float")):
             raise ValueError(f"no_value {self.no_value} on type {self.type!r}; allowed: on integers only")
         if self.no_value is not None:
             try:
                 encode(self.type, self.no_value)
             except ProtocolError as error:
                 raise ValueError(f"no_value: {error}") from error
+        if self.value_type == "text" and self.quantity != "text":
+            raise ValueError(f"type {self.type!r} on quantity {self.quantity!r}; allowed: on quantity text only")
         if self.modulus is not None and self.kind != "counter":
             raise ValueError(f"modulus {self.modulus:g} on a {self.kind}; allowed: on counters only")
         return self
@@ -108,7 +124,12 @@ class Field(Model):
     @property
     def count(self) -> int:
         """Table entries it takes: registers, or one coil."""
-        return register_count(self.type)
+        return register_count(self.type, self.length or 0)
+
+    @property
+    def part(self) -> int:
+        """Which bit of the register, or how many registers; 0 where the type says all."""
+        return self.bit or self.length or 0
 
     @property
     def is_raw(self) -> bool:
@@ -116,10 +137,12 @@ class Field(Model):
         return self.scale == 1 and self.offset == 0
 
     @property
-    def value_type(self) -> Literal["float", "int", "bool"]:
+    def value_type(self) -> Literal["float", "int", "bool", "text"]:
         """How its readings are sent and stored: unscaled integers as int, other numbers as float."""
-        if self.type == "bool":
+        if self.type in ("bool", "bit"):
             return "bool"
+        if self.type in TEXT_TYPES:
+            return "text"
         return "int" if self.is_raw and not self.type.startswith("float") else "float"
 
 
@@ -174,7 +197,7 @@ class RegisterMap(Model):
         return field.word_order or self.word_order, field.byte_order or self.byte_order
 
     def _place(self, field: Field) -> tuple[object, ...]:
-        return field.table, field.address, field.type, self.orders(field)
+        return field.table, field.address, field.count, field.type, self.orders(field)
 
 
 class MeterModel(RegisterMap):

@@ -30,6 +30,10 @@ class Limits(Model):
         Least time from the connection to the first request [ms].
     one_field_per_request
         The device answers only requests for exactly one of its fields.
+    coils_from_zero
+        The device answers a first request for coils only if it begins at address 0.
+    close_after_poll
+        The device wants the connection closed after each poll, or holds it against others.
     max_connections
         Connections it serves at the same time.
     """
@@ -39,6 +43,8 @@ class Limits(Model):
     pause_between_requests_ms: float = Field(default=0.0, ge=0, le=60_000)
     pause_after_connect_ms: float = Field(default=0.0, ge=0, le=60_000)
     one_field_per_request: bool = False
+    coils_from_zero: bool = False
+    close_after_poll: bool = False
     max_connections: int = Field(default=1, ge=1, le=100)
 
     def most(self, table: TableName) -> int:

@@ -7,6 +7,7 @@ Invariants of a plan
 - No other plan that keeps the order of addresses is cheaper under the cost given; of equally cheap ones the
   plan with fewer requests is taken. So a hole is read only if that costs no more than another round trip.
 - The same fields give the same plan, in whatever order they are listed.
+- Where a device wants coils read from zero, those within reach are one request from there, whatever that costs.
 """
 
 from __future__ import annotations
@@ -134,6 +135,10 @@ def plan(fields: Sequence[FieldAddress], unit_id: int, limits: Limits, cost: Cos
     for table in _TABLES:
         spans = _spans([field for field in fields if field.table == table], table, limits.most(table))
         most = 0 if limits.one_field_per_request else limits.most(table)
+        if table == "coil" and limits.coils_from_zero:
+            reached = [span for span in spans if span.end <= most]
+            spans = spans[len(reached) :]
+            requests += [_request(unit_id, table, reached, first=0)] if reached else []
         requests += [_request(unit_id, table, group) for group in _cheapest(spans, table, most, cost)]
     return tuple(requests)
 
@@ -161,7 +166,7 @@ def bisect(request: Request, fields: Sequence[FieldAddress]) -> tuple[Request, R
         )
     middle = len(spans) // 2
     return (
-        _request(request.unit_id, request.table, spans[:middle]),
+        _request(request.unit_id, request.table, spans[:middle], first=request.address),
         _request(request.unit_id, request.table, spans[middle:]),
     )
 
@@ -213,6 +218,7 @@ def _cheapest(spans: list[_Span], table: TableName, most: int, cost: Cost) -> li
     return groups[::-1]
 
 
-def _request(unit_id: int, table: TableName, spans: Sequence[_Span]) -> Request:
-    first = spans[0].address
+def _request(unit_id: int, table: TableName, spans: Sequence[_Span], first: int | None = None) -> Request:
+    if first is None:
+        first = spans[0].address
     return Request(unit_id, table, first, spans[-1].end - first, tuple(i for span in spans for i in span.fields))

@@ -69,7 +69,8 @@ def test_every_model_of_the_catalogue_is_served_as_its_file_says(name: str) -> N
     for field in model.fields:
         answer = read(served, FUNCTIONS[field.table], field.address, field.count)
         assert answer[:2] == bytes((FUNCTIONS[field.table], 2 * field.count))
-        (raw,) = words.compile_decoder([(0, field.type, *model.orders(field))], field.count)(answer[2:])
+        (raw,) = words.compile_decoder([(0, field.type, *model.orders(field), field.part)], field.count)(answer[2:])
+        assert isinstance(raw, int | float)
         value = raw * field.scale + field.offset
         step = field.scale if not field.type.startswith("float") else 1e-6 * abs(value)
         assert math.isfinite(value)
@@ -79,10 +80,10 @@ def test_every_model_of_the_catalogue_is_served_as_its_file_says(name: str) -> N
 
 
 @given(
-    types=st.lists(st.sampled_from(words.REGISTER_TYPES), min_size=1, max_size=8),
+    types=st.lists(st.sampled_from((*words.NUMBER_TYPES, *words.DECIMAL_TYPES)), min_size=1, max_size=8),
     holes=st.lists(st.integers(0, 3), min_size=8, max_size=8),
     orders=st.lists(st.tuples(*[st.sampled_from(["big", "little"])] * 2), min_size=8, max_size=8),
-    value=st.integers(0, 32767),
+    value=st.integers(0, 9999),
     data=st.data(),
 )
 @settings(max_examples=200, deadline=None)
@@ -104,6 +105,21 @@ def test_any_range_is_a_cut_of_the_whole_table(
     assert (found is not None) == touched
     if found is not None:
         assert found(MOMENT) == image[2 * begin : 2 * end]
+
+
+def test_bits_of_one_register_stand_together() -> None:
+    cells = [cell(value, type="bit", bit=bit) for bit, value in ((0, True), (3, False), (15, True))]
+    assert read(device(cells), 3, 0, 1) == bytes.fromhex("0302 8001")
+
+
+def test_text_reads_as_empty() -> None:
+    cells = [cell(0.0, type="string", length=3, quantity="text", kind="state"), cell(7, address=3)]
+    assert read(device(cells), 3, 0, 4) == bytes.fromhex("0308 0000 0000 0000 0007")
+
+
+@pytest.mark.parametrize("type_", ["bcd16", "mod10k32"])
+def test_a_number_that_has_no_digits_is_a_failure_of_the_device(type_: str) -> None:
+    assert read(device([cell(-1, type=type_)]), 3, 0, 2 if type_ == "mod10k32" else 1)[:1] == b"\x83"
 
 
 @given(values=st.lists(st.booleans(), min_size=1, max_size=30), data=st.data())

@@ -65,6 +65,161 @@ def test_numbers_may_come_from_the_environment() -> None:
     assert (found.port, found.version) == (9, 3)
 
 
+SERIAL = [edge.head(), edge.serial("/dev/ttyUSB0"), edge.device("mill", edge.register("a", 10, "float32"))]
+
+
+@pytest.mark.parametrize(
+    ("type_", "extra", "message"),
+    [
+        ("bit", "", "bit is missing on type 'bit'; allowed: with bit, and needed"),
+        ("uint16", "bit = 3", "bit 3 on type 'uint16'; allowed: with bit, and needed"),
+        ("string", "", "length is missing on type 'string'; allowed: with string and hex, and needed"),
+        ("bcd32", "length = 2", "length 2 on type 'bcd32'; allowed: with string and hex, and needed"),
+        ("bit", "bit = 3\nscale = 2", "scale 2.0, offset 0.0 on a bit; allowed: 1 and 0"),
+        ("string", "length = 2\noffset = 2", "scale 1.0, offset 2.0 on a text; allowed: 1 and 0"),
+        ("string", "length = 2", "type 'string' on quantity 'temperature'; allowed: on quantity text only"),
+        ("string", "length = 2\nno_value = 0", "no_value 0 on type 'string'; allowed: on integers only"),
+        (
+            "bcd16",
+            "no_value = 65_535",
+            "no_value: value 65535 does not fit bcd16: more than 4 digits",
+        ),
+    ],
+)
+def test_what_a_register_type_lacks_or_cannot_have_is_refused(type_: str, extra: str, message: str) -> None:
+    assert tags(edge.register("a", 1, type_, extra=extra)) == [f"agent.toml: device 'mill'.tag 'a': {message}"]
+
+
+def test_bits_of_one_register_are_one_request_and_are_told_apart() -> None:
+    flags = [edge.bit(f"f{n}", 7, "holding").replace('"bool"', f'"bit"\nbit = {n}') for n in (0, 15)]
+    plan = edge.plan(edge.head(), edge.modbus(502), edge.device("m", *flags))
+    assert [(point.address, point.value_type) for point in plan.schema.points] == [
+        ("holding 7 bit 0", "bool"),
+        ("holding 7 bit 15", "bool"),
+    ]
+    bus = plan.buses[0]
+    assert isinstance(bus, ModbusBus)
+    assert [request.count for request in bus.devices[0].requests] == [1]
+
+
+def test_more_connections_than_a_device_serves_are_refused() -> None:
+    two = [edge.head(), edge.modbus(502), edge.modbus(502, name="other")]
+    own = edge.device("a", edge.register("t", 1))
+    assert refusal(*two, own, edge.device("b", edge.register("t", 1), connection="other", unit_id=2)) == [
+        "agent.toml: connection 'other': 2 connections lead to 127.0.0.1:502; allowed: up to 1, "
+        "as limits.max_connections of device 'a' says"
+    ]
+    many = "limits = { max_connections = 2 }"
+    roomy = edge.device("b", edge.register("t", 1), connection="other", unit_id=2, extra=many)
+    assert len(refusal(*two, own, roomy)) == 1
+    edge.plan(*two, edge.device("a", edge.register("t", 1), extra=many), roomy)
+    edge.plan(edge.head(), edge.modbus(502), edge.modbus(503, name="other"), own)
+
+
+def test_registers_are_kept_where_that_is_wanted() -> None:
+    plan = edge.plan(
+        edge.head(),
+        edge.modbus(502),
+        edge.device(
+            "m",
+            edge.register("a", 10, "float32", extra="heartbeat_s = 5"),
+            edge.register("b", 12, extra="keep_raw = false"),
+            edge.bit("c", 0),
+            extra="keep_raw = true",
+        ),
+    )
+    assert [(point.tag, point.value_type, point.address) for point in plan.schema.points] == [
+        ("a", "float", "holding 10 float32"),
+        ("a.raw", "text", "holding 10 hex 2"),
+        ("b", "int", "holding 12 uint16"),
+        ("c", "bool", "coil 0 bool"),
+    ]
+    assert plan.schema.points[1].heartbeat_s == 5
+    bus = plan.buses[0]
+    assert isinstance(bus, ModbusBus)
+    assert len(bus.devices[0].requests) == 2
+
+
+def test_registers_that_cannot_be_kept_are_refused() -> None:
+    assert tags(edge.bit("c", 0) + "keep_raw = true\n") == [
+        "agent.toml: device 'mill'.tag 'c': keep_raw on a coil; allowed: on registers only"
+    ]
+    assert tags(edge.register("a", 10, extra="keep_raw = true"), edge.register("a.raw", 12)) == [
+        "agent.toml: device 'mill'.tag 'a.raw': keep_raw makes a tag of this name for 'a'; allowed: another name"
+    ]
+    (line,) = tags(edge.register("a" * 62, 10, extra="keep_raw = true"))
+    assert "1 to 64 letters" in line
+
+
+def test_addresses_may_count_from_one() -> None:
+    plan = edge.plan(edge.head(), edge.modbus(502), edge.device("m", edge.register("a", 101), extra="address_base = 1"))
+    bus = plan.buses[0]
+    assert isinstance(bus, ModbusBus)
+    assert [request.address for request in bus.devices[0].requests] == [100]
+    assert tags(edge.register("a", 0), extra="address_base = 1") == [
+        "agent.toml: device 'mill'.tag 'a': address 0; allowed: from 1, since address_base is 1"
+    ]
+    meter = edge.plan(edge.head(), edge.modbus(502), METER + "address_base = 1\n").buses[0]
+    assert isinstance(meter, ModbusBus)
+    assert meter.devices[0].tags == edge.plan(edge.head(), edge.modbus(502), METER).buses[0].devices[0].tags
+
+
+def test_two_connections_to_one_serial_port_are_refused() -> None:
+    assert refusal(*SERIAL, edge.serial("/dev//ttyUSB0", name="other")) == [
+        "agent.toml: connection 'other'.port '/dev//ttyUSB0' is the port of connection 'bus' too; "
+        "allowed: one connection per port, with all its devices"
+    ]
+    assert len(edge.plan(*SERIAL, edge.serial("/dev/ttyUSB1", name="other")).buses) == 2
+
+
+@pytest.mark.parametrize("connection", [edge.serial("/dev/ttyUSB0"), edge.serial_tcp(4001)])
+@pytest.mark.parametrize("unit_id", [0, 248])
+def test_a_unit_id_that_no_serial_unit_can_have_is_refused(connection: str, unit_id: int) -> None:
+    assert refusal(edge.head(), connection, edge.device("mill", edge.register("a", 1), unit_id=unit_id)) == [
+        f"agent.toml: device 'mill': unit_id {unit_id}; allowed: 1 to 247 on a serial line"
+    ]
+
+
+def test_more_than_a_serial_line_can_carry_is_refused() -> None:
+    devices = [
+        edge.device(f"m{n}", *(edge.register(f"t{k}", 4 * k, "int64") for k in range(30)), unit_id=n)
+        for n in range(1, 6)
+    ]
+    assert refusal(edge.head(), edge.serial("/dev/ttyUSB0", extra="baudrate = 9_600"), *devices) == [
+        "agent.toml: connection 'bus'.baudrate 9600: the requests of its devices take 135 % of the time on the wire; "
+        "allowed: up to 100 %, by longer poll_interval_s, fewer tags or a faster line"
+    ]
+    edge.plan(edge.head(), edge.serial("/dev/ttyUSB0", extra="baudrate = 19_200"), *devices)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ('parity = "X"', "connection.0.modbus-rtu.parity: Input should be 'N', 'E' or 'O' (found 'X')"),
+        ("bytesize = 7", "bytesize: Input should be greater than or equal to 8 (found 7)"),
+        ("baudrate = 110", "baudrate: Input should be greater than or equal to 300 (found 110)"),
+        ("stopbits = 3", "stopbits: Input should be less than or equal to 2 (found 3)"),
+    ],
+)
+def test_a_line_that_cannot_be_is_refused(extra: str, message: str) -> None:
+    (line,) = refusal(edge.head(), edge.serial("/dev/ttyUSB0", extra=extra), SERIAL[2])
+    assert line.split(".")[-1] == message.split(".")[-1]
+    assert "connection 'bus'" in line
+
+
+def test_times_on_the_wire_are_those_of_the_line() -> None:
+    """A character of 10 or 11 bits; request 8, answer 5 and data, twice 3.5 characters of silence."""
+    lines = {"N": 10, "E": 11}
+    for parity, bits in lines.items():
+        plan = edge.plan(
+            edge.head(), edge.serial("/dev/ttyUSB0", extra=f'baudrate = 9_600\nparity = "{parity}"'), SERIAL[2]
+        )
+        bus = plan.buses[0].settings
+        assert isinstance(bus, config.ModbusRtu)
+        assert bus.wire_s(250) == pytest.approx((8 + 5 + 250 + 7) * bits / 9600)
+        assert bus.cost().seconds(2, 500) == pytest.approx(2 * bus.wire_s(250) + 2 * bus.turnaround_s)
+
+
 def test_tags_that_overlap_in_part_are_refused() -> None:
     assert tags(edge.register("a", 10, "float32"), edge.register("b", 11, "float32")) == [
         "agent.toml: device 'mill'.tag 'b': holding 11 to 12 overlaps tag 'a' at holding 10 to 11; "

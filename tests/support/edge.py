@@ -43,6 +43,16 @@ def modbus(port: int, name: str = "bus", extra: str = "") -> str:
     return f'[[connection]]\nname = "{name}"\nprotocol = "modbus-tcp"\nhost = "127.0.0.1"\nport = {port}\n{extra}\n'
 
 
+def serial(port: str, name: str = "bus", extra: str = "baudrate = 115_200") -> str:
+    """A Modbus connection over a serial port."""
+    return f'[[connection]]\nname = "{name}"\nprotocol = "modbus-rtu"\nport = "{port}"\n{extra}\n'
+
+
+def serial_tcp(port: int, name: str = "bus", extra: str = "") -> str:
+    """A connection on loopback that carries serial frames."""
+    return f'[[connection]]\nname = "{name}"\nprotocol = "modbus-rtu-tcp"\nhost = "127.0.0.1"\nport = {port}\n{extra}\n'
+
+
 def opcua(endpoint: str, name: str = "dcs", extra: str = "") -> str:
     """An OPC-UA connection."""
     return f'[[connection]]\nname = "{name}"\nprotocol = "opcua"\nendpoint = "{endpoint}"\n{extra}\n'

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from cloud_ingest.ingest.decode import Parsed, parse
 from protocols import topics
 from protocols.birth import Birth, Point, Schema
-from protocols.gap import Gap, LostPoints
+from protocols.gap import Gap, LostPoints, Reason
 from protocols.payload import registry
 from protocols.reading import Batch, BatchKey, ClockState, Columns, ValueType
 from protocols.session import Session
@@ -75,9 +75,14 @@ class FakeAgent:
             seq = self.seq
         return BatchKey(self.tenant, self.name, self.epoch, seq)
 
-    def birth(self) -> Sent:
-        born = Birth(self.key(), JUNE_US, self.schema)
-        return Sent(topics.birth(self.tenant, self.name, self.schema.id()), born.encode())
+    def birth(self, created_us: int = JUNE_US, gap_limit_s: float | None = None) -> Sent:
+        """A birth; with another gap limit it is of another schema."""
+        schema = self.schema
+        if gap_limit_s is not None:
+            points = tuple(p.model_copy(update={"gap_limit_s": gap_limit_s}) for p in schema.points)
+            schema = Schema(site=schema.site, points=points)
+        born = Birth(self.key(), created_us, schema)
+        return Sent(topics.birth(self.tenant, self.name, schema.id()), born.encode())
 
     def batch(
         self,
@@ -107,6 +112,10 @@ class FakeAgent:
         lost = LostPoints(self.schema.id(), (index,), JUNE_US, JUNE_US + SECOND_US, readings)
         record = Gap(self.key(), JUNE_US, "disk_full", dropped, (lost,))
         return Sent(topics.gap(self.tenant, self.name), record.encode())
+
+    def event(self, reason: Reason) -> Sent:
+        """A gap record that knows no details."""
+        return Sent(topics.gap(self.tenant, self.name), Gap(self.key(), JUNE_US, reason, {}, ()).encode())
 
     def session(self, *epochs: str, state: str = "online", session: str | None = None) -> Sent:
         record = Session(

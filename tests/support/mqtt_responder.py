@@ -59,6 +59,11 @@ class MqttResponder:
         while self.withheld:
             self._held[-1].sendall(_packet(PUBACK, struct.pack(">H", self.withheld.pop(0))))
 
+    def send(self, topic: str, payload: bytes) -> None:
+        """Publish to the client, QoS 0."""
+        name = topic.encode()
+        self._held[-1].sendall(_packet(PUBLISH, struct.pack(">H", len(name)) + name + b"\0" + payload))
+
     def _start(self, target: object, *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
         self._threads.append(thread)
@@ -89,6 +94,8 @@ class MqttResponder:
             reader.close()
 
     def _answer(self, connection: socket.socket, kind: int, flags: int, body: bytes) -> None:
+        if kind == CONNECT:
+            self.withheld.clear()
         if kind == CONNECT and self.connack is not None:
             limit = b"" if self.receive_maximum is None else b"\x21" + struct.pack(">H", self.receive_maximum)
             connection.sendall(_packet(CONNACK, bytes([0, self.connack, len(limit)]) + limit))
@@ -110,8 +117,11 @@ class MqttResponder:
 
 
 def _packet(kind: int, body: bytes) -> bytes:
-    assert len(body) < 128
-    return bytes([kind << 4, len(body)]) + body
+    size, length = len(body), b""
+    while size >= 128:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([kind << 4]) + length + bytes([size]) + body
 
 
 def _length(reader: BinaryIO) -> int:

@@ -40,9 +40,11 @@ CREATE TABLE point (
     medium text NOT NULL,
     value_type text NOT NULL CHECK (value_type IN ('float', 'int', 'bool', 'text')),
     definition jsonb NOT NULL,
+    described_at timestamptz NOT NULL,
     UNIQUE (tenant_id, name)
 );
 COMMENT ON COLUMN point.definition IS 'The point as the latest birth described it.';
+COMMENT ON COLUMN point.described_at IS 'When the agent wrote that birth.';
 
 CREATE TABLE schema (
     tenant_id int NOT NULL REFERENCES tenant,
@@ -134,8 +136,8 @@ CREATE TABLE gap (
     reason text NOT NULL,
     dropped jsonb NOT NULL,
     points int[] NOT NULL,
-    first_at timestamptz NOT NULL,
-    last_at timestamptz NOT NULL,
+    first_at timestamptz,
+    last_at timestamptz,
     readings bigint NOT NULL
 );
 CREATE INDEX gap_batch ON gap (batch_id);

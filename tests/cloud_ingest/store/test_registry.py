@@ -26,9 +26,9 @@ def ids(conn: Connection, tenant_id: int, found: Schema) -> list[int]:
 def test_points_keep_their_ids_in_a_later_schema(conn: Connection) -> None:
     owner = registry.agent(conn, "acme", "gw1")
     first, later = schema(point("a"), point("b")), schema(point("c"), point("b"), point("a"))
-    assert registry.register_schema(conn, owner, first)
-    assert registry.register_schema(conn, owner, later)
-    assert not registry.register_schema(conn, owner, first)
+    assert registry.register_schema(conn, owner, first, 1)
+    assert registry.register_schema(conn, owner, later, 1)
+    assert not registry.register_schema(conn, owner, first, 1)
     a, b = ids(conn, owner.tenant_id, first)
     assert ids(conn, owner.tenant_id, later)[1:] == [b, a]
 
@@ -36,7 +36,7 @@ def test_points_keep_their_ids_in_a_later_schema(conn: Connection) -> None:
 def test_the_schema_order_is_kept_not_that_of_names(conn: Connection) -> None:
     owner = registry.agent(conn, "acme", "gw1")
     found = schema(point("z"), point("a", "int"), point("m", "bool"))
-    registry.register_schema(conn, owner, found)
+    registry.register_schema(conn, owner, found, 1)
     points = registry.schema_points(conn, owner.tenant_id, bytes.fromhex(found.id()))
     assert points is not None
     assert points.names == ("plant/meter/z", "plant/meter/a", "plant/meter/m")
@@ -55,26 +55,26 @@ def test_an_incompatible_redefinition_is_refused_as_a_whole(
     conn: Connection, change: dict[str, str], field: str
 ) -> None:
     owner = registry.agent(conn, "acme", "gw1")
-    registry.register_schema(conn, owner, schema(point("a")))
+    registry.register_schema(conn, owner, schema(point("a")), 1)
     changed = point("a").model_copy(update=change)
     with pytest.raises(RefusedError, match=f"'plant/meter/a'.*{field}.*as before"):
-        registry.register_schema(conn, owner, schema(point("new"), changed))
+        registry.register_schema(conn, owner, schema(point("new"), changed), 1)
     assert conn.execute("SELECT count(*) FROM point").fetchone() == (1,)
     assert conn.execute("SELECT count(*) FROM schema").fetchone() == (1,)
 
 
 def test_a_compatible_redefinition_is_the_latest_description(conn: Connection) -> None:
     owner = registry.agent(conn, "acme", "gw1")
-    registry.register_schema(conn, owner, schema(point("a")))
-    registry.register_schema(conn, owner, schema(point("a").model_copy(update={"poll_interval_s": 5.0})))
+    registry.register_schema(conn, owner, schema(point("a")), 1)
+    registry.register_schema(conn, owner, schema(point("a").model_copy(update={"poll_interval_s": 5.0})), 1)
     assert conn.execute("SELECT definition->>'poll_interval_s' FROM point").fetchall() == [("5.0",)]
 
 
 def test_two_tenants_may_use_the_same_names(conn: Connection) -> None:
     one, other = registry.agent(conn, "acme", "gw1"), registry.agent(conn, "emca", "gw1")
     found = schema(point("a"))
-    registry.register_schema(conn, one, found)
-    registry.register_schema(conn, other, found)
+    registry.register_schema(conn, one, found, 1)
+    registry.register_schema(conn, other, found, 1)
     assert ids(conn, one.tenant_id, found) != ids(conn, other.tenant_id, found)
 
 
@@ -85,7 +85,7 @@ def test_workers_that_register_the_same_at_once_agree(connect: Callable[[], Conn
 
     def register(conn: Connection, mine: Schema) -> None:
         try:
-            new.append(registry.register_schema(conn, registry.agent(conn, "acme", "gw1"), mine))
+            new.append(registry.register_schema(conn, registry.agent(conn, "acme", "gw1"), mine, 1))
         except psycopg.Error as error:
             failures.append(error)
 

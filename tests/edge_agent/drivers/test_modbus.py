@@ -13,52 +13,12 @@ import pytest
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-from edge_agent.buffer.batcher import Batcher
-from edge_agent.clock import Clock
 from edge_agent.drivers import modbus
-from edge_agent.drivers.modbus import ModbusDriver
-from edge_agent.points import ModbusBus, Plan
-from edge_agent.polling.reporter import Reporter
-from edge_agent.signals import Signals
 from protocols.quality import Quality
-from protocols.timebase import REAL_TIME, TimeBase
+from protocols.timebase import TimeBase
 from tests.support import edge
-from tests.support.edge import Catcher, Seen
+from tests.support.modbus_bench import bench
 from tests.support.modbus_responder import After, Asked, Reply, Responder
-
-
-class Bench:
-    """A driver with everything around it but the buffer."""
-
-    def __init__(self, plan: Plan, timebase: TimeBase = REAL_TIME) -> None:
-        bus = plan.buses[0]
-        assert isinstance(bus, ModbusBus)
-        self.signals = Signals()
-        self.catcher = Catcher(plan.schema)
-        clock = Clock(timebase, simulated=True)
-        self.batcher = Batcher(plan.schema.id(), plan.config.batch, clock, self.catcher.write)
-        self.driver = ModbusDriver(bus, plan.config.polling, clock, Reporter(plan.schema, self.batcher), self.signals)
-
-    async def poll(self, turn: int = 0) -> list[Seen]:
-        """Poll once; what came of it."""
-        await self.driver.poll(turn)
-        await self.batcher.drained()
-        return self.catcher.take()
-
-    async def values(self, turn: int = 0) -> dict[str, object]:
-        return {reading.name: reading.value for reading in await self.poll(turn)}
-
-    async def qualities(self, turn: int = 0) -> dict[str, int]:
-        return {reading.name: reading.quality for reading in await self.poll(turn)}
-
-
-@asynccontextmanager
-async def bench(*parts: str, timebase: TimeBase = REAL_TIME) -> AsyncIterator[Bench]:
-    made = Bench(edge.plan(*parts), timebase)
-    try:
-        yield made
-    finally:
-        await made.driver.close()
 
 
 @asynccontextmanager
@@ -248,6 +208,108 @@ async def test_values_that_are_none_are_nonsense_alone() -> None:
             "m/zero": (0, 0),
         }
         assert {reading.name for reading in await found.poll()} == {"m/good", "m/zero"}
+
+
+async def test_a_wide_unsigned_register_of_all_ones_is_no_value() -> None:
+    """As a count it would be a whole turn of the register, and an hour's use of billions."""
+    tags = [
+        edge.register("total", 0, "uint32"),
+        edge.register("other", 2, "uint32"),
+        edge.register("signed", 4, "int32"),
+        edge.register("narrow", 6, "uint16"),
+    ]
+    async with (
+        Responder(lambda asked: asked.answer([0xFFFF, 0xFFFF, 0, 7, 0xFFFF, 0xFFFF, 0xFFFF])) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags)) as found,
+    ):
+        readings = {reading.name: (reading.value, reading.quality) for reading in await found.poll()}
+    assert readings == {
+        "m/total": (None, Quality.BAD_NONSENSE),
+        "m/other": (7, 0),
+        "m/signed": (-1, 0),
+        "m/narrow": (65535, 0),
+    }
+
+
+def text(name: str, address: int, length: int) -> str:
+    return edge.register(name, address, "string", extra=f"length = {length}").replace(
+        'quantity = "temperature"\nunit = "degC"\nkind = "gauge"', 'quantity = "text"\nunit = "1"\nkind = "state"'
+    )
+
+
+def flag(name: str, address: int, bit: int) -> str:
+    return edge.bit(name, address, "holding").replace('type = "bool"', f'type = "bit"\nbit = {bit}')
+
+
+async def test_digits_bits_and_text_are_read_beside_numbers() -> None:
+    tags = [
+        edge.register("bcd", 0, "bcd16"),
+        edge.register("bcd_scaled", 1, "bcd32", extra="scale = 0.5"),
+        edge.register("mod10k", 3, "mod10k32", extra='word_order = "little"'),
+        flag("running", 5, 0),
+        flag("fault", 5, 15),
+        text("serial", 6, 3),
+        edge.register("float", 9, "float32", extra="scale = 2"),
+    ]
+    good = [0x1234, 0x0000, 0x0019, 0x162E, 0x04D2, 0x0001, 0x4142, 0x4320, 0x0000, 0x3FC0, 0]
+    bad = [0x123A, 0x0000, 0x00FF, 0x2710, 0x0000, 0x8000, 0xFFFF, 0xFFFF, 0xFFFF, 0x3FC0, 0]
+    registers = good
+
+    async with (
+        Responder(lambda asked: asked.answer(registers)) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags)) as found,
+    ):
+        values = await found.values()
+        assert values == {
+            "m/bcd": 1234,
+            "m/bcd_scaled": 9.5,
+            "m/mod10k": 12_345_678,
+            "m/running": True,
+            "m/fault": False,
+            "m/serial": "ABC",
+            "m/float": 3.0,
+        }
+        assert {name: type(value) for name, value in values.items()} == {
+            "m/bcd": int,
+            "m/bcd_scaled": float,
+            "m/mod10k": int,
+            "m/running": bool,
+            "m/fault": bool,
+            "m/serial": str,
+            "m/float": float,
+        }
+        assert len(responder.asked) == 1
+        registers = bad
+        readings = {reading.name: (reading.value, reading.quality) for reading in await found.poll()}
+        nonsense = (None, Quality.BAD_NONSENSE)
+        assert readings == {
+            "m/bcd": nonsense,
+            "m/bcd_scaled": nonsense,
+            "m/mod10k": nonsense,
+            "m/running": (False, 0),
+            "m/fault": (True, 0),
+            "m/serial": nonsense,
+            "m/float": (3.0, 0),
+        }
+
+
+async def test_kept_registers_are_as_they_came_also_where_the_value_is_none() -> None:
+    tags = [
+        edge.register("swapped", 0, "uint32", extra='word_order = "little"\nscale = 0.1'),
+        edge.register("nan", 2, "float32"),
+    ]
+    async with (
+        Responder(lambda asked: asked.answer([0x1234, 0xABCD, 0x7FC0, 0x0001])) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags, extra="keep_raw = true")) as found,
+    ):
+        readings = {reading.name: (reading.value, reading.quality) for reading in await found.poll()}
+        assert readings == {
+            "m/swapped": (pytest.approx(0xABCD1234 * 0.1), 0),
+            "m/swapped.raw": ("1234 abcd", 0),
+            "m/nan": (None, Quality.BAD_NONSENSE),
+            "m/nan.raw": ("7fc0 0001", 0),
+        }
+        assert len(responder.asked) == 1
 
 
 async def test_one_bad_address_costs_no_other_and_is_not_asked_for_again() -> None:
@@ -551,6 +613,36 @@ async def test_pauses_that_a_device_needs_are_kept() -> None:
     ):
         assert await found.values() == {"m/t0": 0, "m/t1": 1, "m/t2": 2}
         assert all(after - before >= 0.15 for before, after in pairwise(times))
+
+
+async def test_a_connection_is_closed_after_each_poll_where_a_device_wants_that() -> None:
+    limits = "limits = { close_after_poll = true }"
+    tags = [edge.register("near", 0), edge.register("far", 40_000)]
+    async with (
+        Responder(Asked.counting) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags, extra=limits)) as found,
+    ):
+        for polls in range(1, 4):
+            assert await found.values() == {"m/near": 0, "m/far": 40_000}
+            assert responder.connections == polls
+            assert not found.driver._client.connected
+        # That is no trouble of the line, so it is not counted as such.
+        assert found.signals.bus_reconnects == 0
+        assert not found.signals.failures
+
+
+async def test_coils_are_read_from_zero_where_a_device_wants_that() -> None:
+    def handler(asked: Asked) -> Reply:
+        return asked.frame(bytes([1, 2, 0b0100_0000, 0b10])) if asked.address == 0 else asked.refusal(2)
+
+    tags = [edge.bit("c6", 6), edge.bit("c7", 7), edge.bit("c9", 9)]
+    limits = "limits = { coils_from_zero = true }"
+    async with (
+        Responder(handler) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags, extra=limits)) as found,
+    ):
+        assert await found.values() == {"m/c6": True, "m/c7": False, "m/c9": True}
+        assert [(asked.address, asked.count) for asked in responder.asked] == [(0, 10)]
 
 
 async def test_an_unchanged_value_is_sent_at_the_heartbeat_and_a_step_stays_a_step() -> None:

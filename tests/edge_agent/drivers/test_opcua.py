@@ -4,105 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from types import TracebackType
-from typing import Any, Self
 
 import pytest
 from asyncua import ua
-from asyncua.common.node import Node
-from asyncua.server.server import Server
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaStatusCodeError
 
-from edge_agent.buffer.batcher import Batcher
-from edge_agent.clock import Clock
-from edge_agent.drivers.opcua import OpcUaDriver, quality_of, value_of
-from edge_agent.points import NodeTag, OpcUaBus, Plan
-from edge_agent.polling.reporter import Reporter
-from edge_agent.signals import Signals
+from edge_agent.drivers.opcua import OpcUaDriver
+from edge_agent.drivers.opcua_values import quality_of, value_of
+from edge_agent.points import NodeTag
 from protocols.quality import Quality
 from protocols.reading import ValueType
-from protocols.timebase import REAL_TIME, US
+from protocols.timebase import US
 from tests.support import edge
-from tests.support.edge import Catcher, Seen
-
-JUNE = datetime(2022, 6, 14, 8, 0, 0, 123456, tzinfo=UTC)
-JUNE_US = 1_655_193_600_123_456
-
-
-class Plc:
-    """A server with one variable per value type."""
-
-    def __init__(self, port: int) -> None:
-        self.endpoint = f"opc.tcp://127.0.0.1:{port}/plc"
-        self.nodes: dict[str, Node] = {}
-
-    async def __aenter__(self) -> Self:
-        await self.start()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def start(self) -> None:
-        self.server = Server()
-        await self.server.init()
-        self.server.set_endpoint(self.endpoint)
-        index = await self.server.register_namespace("urn:test")
-        assert index == 2
-        for name, value in (("feed", 1.5), ("count", 7), ("running", True), ("batch", "A7")):
-            node_id = ua.NodeId.from_string(f"ns={index};s={name}")
-            self.nodes[name] = await self.server.nodes.objects.add_variable(node_id, name, value)
-        await self.server.start()
-
-    async def stop(self) -> None:
-        await self.server.stop()
-
-    async def write(self, name: str, value: object, at: datetime | None = JUNE, status: int = StatusCodes.Good) -> None:
-        made: Any = ua.DataValue
-        data = made(
-            ua.Variant(value), StatusCode=ua.StatusCode(ua.UInt32(status)), SourceTimestamp=at, ServerTimestamp=None
-        )
-        await self.server.write_attribute_value(self.nodes[name].nodeid, data)
-
-
-class Bench:
-    """A driver with everything around it but the buffer."""
-
-    def __init__(self, plan: Plan) -> None:
-        bus = plan.buses[0]
-        assert isinstance(bus, OpcUaBus)
-        self.signals = Signals()
-        self.catcher = Catcher(plan.schema)
-        clock = Clock(REAL_TIME, simulated=True)
-        self.batcher = Batcher(plan.schema.id(), plan.config.batch, clock, self.catcher.write)
-        self.driver = OpcUaDriver(bus, clock, Reporter(plan.schema, self.batcher), self.signals)
-
-    async def poll(self, turn: int = 0) -> dict[str, Seen]:
-        await self.driver.poll(turn)
-        await self.batcher.drained()
-        return {reading.name.removeprefix("kiln/"): reading for reading in self.catcher.take()}
-
-
-@asynccontextmanager
-async def bench(endpoint: str, *tags: str, extra: str = "", device: str = "") -> AsyncIterator[Bench]:
-    made = Bench(
-        edge.plan(
-            edge.head(),
-            edge.opcua(endpoint, extra=f"timeout_s = 2\nreconnect_max_s = 0.2\n{extra}"),
-            edge.device("kiln", *tags, connection="dcs", unit_id=None, extra=device),
-        )
-    )
-    try:
-        yield made
-    finally:
-        await made.driver.close()
-
+from tests.support.edge import Seen
+from tests.support.plc import JUNE, JUNE_US, Plc, bench
 
 TAGS = [
     edge.node("feed", "ns=2;s=feed"),

@@ -82,3 +82,11 @@ async def test_a_point_turns_bad_once_and_its_return_is_a_reading() -> None:
     made.good(0, 5, 0, 4 * US)
     assert sent() == [(0, 5, 0), (1, 5, 0), (2, None, Quality.BAD_TIMEOUT), (4, 5, 0)]
     assert not made.bad
+
+
+async def test_a_point_that_returns_with_an_old_source_time_is_good_from_the_poll_on() -> None:
+    made, sent = reporter("heartbeat_s = 9")
+    made.turn_bad((0,), Quality.BAD_NO_COMMUNICATION, 2 * US)
+    made.good(0, 5, 0, 4 * US, stamp_us=US)
+    made.good(0, 5, 0, 5 * US, stamp_us=US)
+    assert sent() == [(2, None, Quality.BAD_NO_COMMUNICATION), (4, 5, 0)]

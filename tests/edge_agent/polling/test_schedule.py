@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -69,7 +70,7 @@ async def test_turns_keep_their_own_intervals_without_drift() -> None:
     turns = [Turn("fast", Timing(2 * US, 0)), Turn("slow", Timing(10 * US, 3 * US))]
     driver = Slow(turns, clock)
     signals = Signals()
-    await run_until(driver, clock, signals, lambda: len(driver.polled) > 40)
+    await run_until(driver, clock, signals, lambda: len(driver.polled) > 200)
     polls = {which: [at for turn, at in driver.polled if turn == which] for which in (0, 1)}
     for which, turn in enumerate(turns):
         # Each poll belongs to another poll time, and none is lost but as a counted overrun.
@@ -133,6 +134,26 @@ async def test_pollers_wait_for_room_and_count_what_they_miss() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert signals.overruns >= 5
+
+
+async def test_a_cancellation_that_a_poll_swallows_still_ends_the_polling() -> None:
+    clock = Clock(TimeBase(0, time.time_ns() // 1000, 1.0), simulated=True)
+
+    class Greedy(Slow):
+        async def poll(self, turn: int) -> None:
+            self.polled.append((turn, self.clock.now_us()))
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(10)
+
+    driver = Greedy([Turn("t", Timing(US // 100, 0))], clock)
+    batcher = Batcher("a" * 64, Batching(), clock, lambda _: Future())
+    task = asyncio.create_task(serve(driver, clock, batcher, Signals()))
+    while not driver.polled:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(asyncio.shield(task), 30)
+    assert len(driver.polled) == 1
 
 
 async def test_a_mistake_in_a_poll_is_logged_and_polling_goes_on(caplog: pytest.LogCaptureFixture) -> None:

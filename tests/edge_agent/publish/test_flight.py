@@ -35,9 +35,21 @@ def test_without_a_word_from_the_store_only_the_oldest_is_sent_again() -> None:
     made = flight(5)
     assert made.due(20.0, 10) == [0]
     assert made.due(25.0, 10) == []
-    assert made.due(30.0, 10) == [0]
+    assert made.due(30.0, 10) == [1]
     made.heard()
-    assert made.due(40.0, 3) == [0, 1, 2]
+    assert made.due(40.0, 2) == [2, 3]
+
+
+def test_a_message_about_to_be_sent_again_is_not_chosen_twice() -> None:
+    made = flight(1)
+    made.heard()
+    assert made.due(20.0, 10) == [0]
+    made.heard()
+    assert made.due(40.0, 10) == []
+    made.sent(0, 200, now=41.0)
+    made.acknowledged(200, now=41.0)
+    made.heard()
+    assert made.due(70.0, 10) == [0]
 
 
 def test_delays_double_for_a_message_that_keeps_coming_back() -> None:

@@ -20,6 +20,7 @@ from edge_agent.publish import publisher as publishers
 from edge_agent.publish.publisher import Publisher
 from edge_agent.signals import Signals
 from protocols import session, topics
+from protocols.committed import Committed
 from tests.edge_agent.buffer.test_outbox import draft, schema
 from tests.support.fake_store import FakeStore
 from tests.support.mqtt_responder import MqttResponder
@@ -78,6 +79,16 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Sender]]:
         if sender.publisher._thread.is_alive():
             sender.publisher.stop()
         sender.outbox.close()
+
+
+@pytest.fixture
+def odd_broker() -> Iterator[MqttResponder]:
+    with MqttResponder() as found:
+        yield found
+
+
+def start_at(start: Callable[..., Sender], odd: MqttResponder, **mqtt: object) -> Sender:
+    return start(Broker("mosquitto", "127.0.0.1", odd.port, None), **mqtt)  # type: ignore[arg-type]
 
 
 def test_everything_arrives_once_in_order_and_is_freed(broker: Broker, start: Callable[..., Sender]) -> None:
@@ -256,6 +267,54 @@ def test_messages_before_the_answer_do_not_make_it_announce_for_ever(
         wait_until(lambda: sender.pending() == 0 and len(store.keys) == 6, "everything again")
 
 
+def test_what_is_under_way_is_not_sent_twice_when_a_restored_store_answers(
+    mosquitto: Broker, start: Callable[..., Sender]
+) -> None:
+    with FakeStore(mosquitto.host, mosquitto.port) as store:
+        sender = start(mosquitto, resend_after_s=3600)
+        sender.append(5)
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        epoch = sender.outbox.stats().result().epochs[0]
+        store.answering = False
+        sender.append(10)
+        wait_until(lambda: len(store.seen) == 16, "delivery")
+        store.restore({(epoch, seq) for seq in range(1, 4)})
+        store.say({epoch}, store.sessions[-1].session)
+        # 4 to 6 come again, since the restored store lacks them; 7 to 16 are on their way already.
+        wait_until(lambda: sum(store.seen.values()) == 19, "what the store lacks")
+        time.sleep(0.5)
+        assert sum(store.seen.values()) == 19
+        assert {seq for (_, seq), times in store.seen.items() if times == 2} == {4, 5, 6}
+
+
+def test_the_brokers_receive_maximum_holds_for_repetitions_too(
+    odd_broker: MqttResponder, start: Callable[..., Sender]
+) -> None:
+    odd_broker.receive_maximum = 2
+    sender = start_at(start, odd_broker, resend_after_s=1)
+    sender.append(6)
+    wait_until(lambda: len(odd_broker.published) >= 8, "session, birth and data")
+    time.sleep(1.1)
+    # Now all are due and the store is heard, while two more may be handed out at any time.
+    odd_broker.puback["data"] = odd_broker.puback["birth"] = None
+    odd_broker.send(topics.committed("acme", "gw1"), Committed("0" * 32, 1, {}).encode())
+    wait_until(lambda: len(odd_broker.withheld) == 2, "repetitions", every_s=0.01)
+    sender.append(5)
+    most = 0
+    deadline = time.monotonic() + 0.4
+    while time.monotonic() < deadline:
+        most = max(most, len(odd_broker.withheld))
+        time.sleep(0.002)
+    assert most == 2
+
+
+def test_the_window_is_used_in_full(odd_broker: MqttResponder, start: Callable[..., Sender]) -> None:
+    odd_broker.puback["data"] = None
+    sender = start_at(start, odd_broker, window=60)
+    sender.append(100)
+    wait_until(lambda: len(odd_broker.withheld) == 60, "as many as allowed")
+
+
 def test_an_agent_that_dies_leaves_a_last_will(mosquitto: Broker, start: Callable[..., Sender]) -> None:
     with FakeStore(mosquitto.host, mosquitto.port) as store:
         sender = start(mosquitto)
@@ -310,16 +369,6 @@ def test_nonsense_from_the_broker_is_counted_and_ignored(mosquitto: Broker, star
 
 
 # A broker that misbehaves
-
-
-@pytest.fixture
-def odd_broker() -> Iterator[MqttResponder]:
-    with MqttResponder() as found:
-        yield found
-
-
-def start_at(start: Callable[..., Sender], odd: MqttResponder, **mqtt: object) -> Sender:
-    return start(Broker("mosquitto", "127.0.0.1", odd.port, None), **mqtt)  # type: ignore[arg-type]
 
 
 def test_a_message_that_the_broker_refuses_stays(odd_broker: MqttResponder, start: Callable[..., Sender]) -> None:

@@ -72,7 +72,8 @@ def test_every_model_can_be_planned_and_decoded_within_its_limits(model: MeterMo
     for request in plan(addresses, 1, model.limits, Cost(0.05, 960)):
         assert request.count <= model.limits.most(request.table)
         layout = [
-            (f.address - request.address, f.type, *model.orders(f)) for f in (model.fields[i] for i in request.fields)
+            (f.address - request.address, f.type, *model.orders(f), f.part)
+            for f in (model.fields[i] for i in request.fields)
         ]
         values = compile_decoder(layout, request.count)(bytes(2 * request.count))
         assert list(values) == [0] * len(request.fields)
@@ -197,12 +198,34 @@ def test_a_bit_has_no_scale_and_is_a_bool() -> None:
         ("uint32", 1, -50, "float"),
         ("float32", 1, 0, "float"),
         ("float64", 2, 0, "float"),
+        ("bcd32", 1, 0, "int"),
+        ("bcd32", 0.01, 0, "float"),
+        ("mod10k64", 1, 0, "int"),
     ],
 )
 def test_only_integers_as_they_are_stay_integers(type_: str, scale: float, offset: float, value_type: str) -> None:
     document = {"name": "t", "quantity": "temperature", "unit": "degC", "kind": "gauge", "table": "input"}
     field = Field.model_validate(document | {"address": 0, "type": type_, "scale": scale, "offset": offset})
     assert field.value_type == value_type
+
+
+@pytest.mark.parametrize(
+    ("type_", "extra", "value_type", "count"),
+    [
+        ("bit", {"bit": 3}, "bool", 1),
+        ("string", {"length": 8, "quantity": "text"}, "text", 8),
+        ("hex", {"length": 2, "quantity": "text"}, "text", 2),
+    ],
+)
+def test_bits_and_texts_have_their_part_and_their_value_type(
+    type_: str, extra: dict[str, object], value_type: str, count: int
+) -> None:
+    document = {"name": "t", "quantity": "state", "unit": "1", "kind": "state", "table": "holding", "address": 0}
+    field = Field.model_validate(document | {"type": type_} | extra)
+    assert (field.value_type, field.count, field.part) == (value_type, count, extra.get("bit") or extra["length"])
+    if value_type == "text":
+        with pytest.raises(ValueError, match="on quantity 'state'; allowed: on quantity text only"):
+            Field.model_validate(document | {"type": type_} | extra | {"quantity": "state"})
 
 
 def test_a_marker_that_the_register_cannot_hold_is_refused() -> None:

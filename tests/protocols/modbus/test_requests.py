@@ -192,3 +192,19 @@ def test_bisecting_finds_the_one_address_that_the_device_lacks(
     assert steps <= 5
     with pytest.raises(DecodePlanError, match="can't be split"):
         bisect(request, fields)
+
+
+def test_coils_within_reach_are_one_request_from_zero_where_a_device_wants_that() -> None:
+    fields = [FieldAddress(n, "coil", address, 1) for n, address in enumerate((5, 1999, 2000, 2001))]
+    fields.append(FieldAddress(4, "discrete", 5, 1))
+    planned = plan(fields, 1, Limits(coils_from_zero=True), Cost(0.0, 1.0))
+    assert [(r.table, r.address, r.count, r.fields) for r in planned] == [
+        ("coil", 0, 2000, (0, 1)),
+        ("coil", 2000, 2, (2, 3)),
+        ("discrete", 5, 1, (4,)),
+    ]
+    lower, upper = bisect(planned[0], fields)
+    assert (lower.address, lower.count) == (0, 6)
+    assert (upper.address, upper.count) == (1999, 1)
+    (alone,) = plan(fields[2:3], 1, Limits(coils_from_zero=True), Cost(0.0, 1.0))
+    assert alone.address == 2000

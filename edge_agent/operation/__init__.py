@@ -1,0 +1,1 @@
+"""What whoever operates an agent sees of it: metrics, and whether it makes progress."""
