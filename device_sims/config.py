@@ -5,18 +5,17 @@ Everything that can be known without a socket is checked here and in `device_sim
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from device_sims.faults import Fault
 from device_sims.kinds import registry
 from device_sims.plant.description import Finite, MainMeter, Name, PlantConfig, Step, Use, distinct
 from protocols import birth
+from protocols.clock import ClockConfig
 from protocols.meters.schema import RegisterMap
-from protocols.timebase import REAL_TIME, US, TimeBase
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 """0: any free port; the ready line says which."""
@@ -27,43 +26,6 @@ class LogConfig(Finite):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     form: Literal["text", "json"] = "text"
-
-
-class ClockConfig(Finite):
-    """Plant time; give the agent the same three numbers.
-
-    Attributes
-    ----------
-    origin
-        Plant time at the anchor; None or "": plant time is real time.
-    anchor_us
-        Real time of the anchor [µs UTC]; 0: when the process starts.
-    speed
-        Plant seconds per real second.
-    """
-
-    origin: datetime | None = None
-    anchor_us: int = Field(default=0, ge=0)
-    speed: float = Field(default=1.0, gt=0, le=100_000)
-
-    @field_validator("origin", mode="before")
-    @classmethod
-    def _absent(cls, value: Any) -> Any:
-        return None if value == "" else value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.origin is None and self.speed != 1:
-            raise ValueError(f"speed {self.speed:g} without origin; allowed: 1, or an origin in the past")
-        if self.origin is not None and self.origin.tzinfo is None:
-            raise ValueError(f"origin {self.origin.isoformat()} has no offset; allowed: such as 2022-06-14T00:00+08:00")
-        return self
-
-    def time_base(self, started_us: int) -> TimeBase:
-        """The clock of a process that started at `started_us` [µs UTC]."""
-        if self.origin is None:
-            return REAL_TIME
-        return TimeBase(round(self.origin.timestamp() * US), self.anchor_us or started_us, self.speed)
 
 
 class LocalModel(RegisterMap):

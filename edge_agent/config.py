@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from datetime import datetime
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,13 +9,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from protocols import topics
+from protocols.clock import ClockConfig
 from protocols.config import Model
 from protocols.errors import ProtocolError
 from protocols.meters.schema import Limits, Order, RegisterType, TableName
 from protocols.modbus.requests import Cost
 from protocols.quantities import Kind, Medium
 from protocols.reading import ValueType
-from protocols.timebase import REAL_TIME, US, TimeBase
 
 Seconds = Annotated[float, Field(gt=0, le=86_400 * 366, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -54,49 +52,6 @@ class Agent(_Named):
     @classmethod
     def _names(cls, value: str) -> str:
         return _checked_name("name", value)
-
-
-class ClockSettings(Model):
-    """Plant time: real by default, else simulated.
-
-    Attributes
-    ----------
-    origin
-        Plant time at the anchor, with its offset from UTC; None or "": plant time is real time.
-    anchor_us
-        Real time of the anchor [µs UTC]; 0: when the configuration was read.
-    speed
-        Plant seconds per real second.
-    """
-
-    origin: datetime | None = None
-    anchor_us: int = Field(default=0, ge=0)
-    speed: float = Field(default=1.0, gt=0, le=100_000, allow_inf_nan=False)
-
-    @field_validator("origin", mode="before")
-    @classmethod
-    def _absent(cls, value: Any) -> Any:
-        return None if value == "" else value
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.origin is None and self.speed != 1:
-            raise ValueError(f"speed {self.speed:g} without origin; allowed: 1, or an origin in the past")
-        if self.origin is not None and self.origin.tzinfo is None:
-            raise ValueError(f"origin {self.origin.isoformat()} has no offset; allowed: such as 2022-06-14T00:00+08:00")
-        return self
-
-    @property
-    def simulated(self) -> bool:
-        """Whether plant time is not real time."""
-        return self.origin is not None
-
-    def timebase(self) -> TimeBase:
-        """The time base that these settings describe."""
-        if self.origin is None:
-            return REAL_TIME
-        anchor_us = self.anchor_us or time.time_ns() // 1000
-        return TimeBase(round(self.origin.timestamp() * US), anchor_us, self.speed)
 
 
 class Buffer(Model):
@@ -589,7 +544,7 @@ class AgentConfig(Model):
     """The whole of `agent.toml`."""
 
     agent: Agent
-    clock: ClockSettings = ClockSettings()
+    clock: ClockConfig = ClockConfig()
     buffer: Buffer
     batch: Batching = Batching()
     polling: Polling = Polling()

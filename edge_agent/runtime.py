@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ class _Run:
 
     async def run(self) -> int:
         config = self._plan.config
-        clock = Clock(config.clock.timebase(), config.clock.simulated)
+        clock = Clock(config.clock.time_base(time.time_ns() // 1000), config.clock.simulated)
         agent = config.agent
         try:
             outbox = Outbox(config.buffer, agent.tenant, agent.name, self._plan.schema, clock.now_us, self._signals)

@@ -106,7 +106,7 @@ async def _one(plan: Plan, bus: ModbusBus | OpcUaBus, wait_s: float) -> _Found:
         return done
 
     config = plan.config
-    clock = Clock(config.clock.timebase(), config.clock.simulated)
+    clock = Clock(config.clock.time_base(time.time_ns() // 1000), config.clock.simulated)
     batcher = Batcher(plan.schema.id(), config.batch, clock, take)
     driver = _driver(plan, bus, clock, Reporter(plan.schema, batcher), found)
     wanted = {tag.index for device in bus.devices for tag in device.tags}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from device_sims.__main__ import main
-from device_sims.config import ClockConfig
+from protocols.clock import ClockConfig
 from protocols.timebase import REAL_TIME, US
 from tests.support import fleets
 

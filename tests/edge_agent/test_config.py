@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from edge_agent import config, points
-from edge_agent.config import ClockSettings
 from edge_agent.points import ModbusBus, OpcUaBus
+from protocols.clock import ClockConfig
 from protocols.config import ConfigError
 from protocols.timebase import REAL_TIME, US
 from tests.support import edge
@@ -475,13 +475,13 @@ def test_a_clock_that_makes_no_sense_is_refused(clock: str, message: str) -> Non
 
 
 def test_plant_time_follows_from_the_clock_settings() -> None:
-    assert ClockSettings().timebase() == REAL_TIME
-    assert not ClockSettings.model_validate({"origin": "", "anchor_us": "0", "speed": "1"}).simulated
-    given = ClockSettings.model_validate({"origin": "2022-06-14T00:00:00+08:00", "anchor_us": "7", "speed": "1440"})
-    base = given.timebase()
+    assert ClockConfig().time_base(5) == REAL_TIME
+    assert not ClockConfig.model_validate({"origin": "", "anchor_us": "0", "speed": "1"}).simulated
+    given = ClockConfig.model_validate({"origin": "2022-06-14T00:00:00+08:00", "anchor_us": "7", "speed": "1440"})
+    base = given.time_base(5)
     assert (base.origin_us, base.anchor_us, base.speed) == (1_655_136_000 * US, 7, 1440.0)
     assert given.simulated
-    assert ClockSettings.model_validate({"origin": "2022-06-14T00:00:00Z"}).timebase().anchor_us > 0
+    assert ClockConfig.model_validate({"origin": "2022-06-14T00:00:00Z"}).time_base(5).anchor_us == 5
 
 
 def test_a_models_field_can_be_renamed_and_changed() -> None:
@@ -527,7 +527,7 @@ def test_the_sample_is_a_good_configuration_and_shows_every_key() -> None:
         tomllib.loads("\n".join(line for line in bare.splitlines() if not line.startswith("# client_id"))).keys()
     )
     assert shown == set(config.AgentConfig.model_fields)
-    for model in (config.Mqtt, config.Buffer, config.Batching, config.Polling, config.ClockSettings, config.Tls):
+    for model in (config.Mqtt, config.Buffer, config.Batching, config.Polling, ClockConfig, config.Tls):
         for key in model.model_fields:
             assert f"{key} =" in text or f"{key}]" in text, key
 
