@@ -22,7 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         if arguments.command == "print-config":
-            sys.stdout.write((resources.files("accounting") / "sample.toml").read_text(encoding="utf-8"))
+            sample = (resources.files("accounting") / "sample.toml").read_text(encoding="utf-8")
+            sys.stdout.write(model.json_schema() if arguments.schema else sample)
         elif arguments.command == "check-config":
             plant = _load(arguments.plant)
             print(f"{arguments.plant}: ok: {len(plant.processes)} processes, {len(plant.points())} points")
@@ -99,7 +100,8 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check-config", help="check a plant model")
     check.add_argument("plant", type=Path, help="plant model (TOML)")
-    commands.add_parser("print-config", help="print a commented sample of a plant model")
+    printing = commands.add_parser("print-config", help="print a commented sample of a plant model")
+    printing.add_argument("--schema", action="store_true", help="print the JSON Schema for editors instead")
 
     factors = commands.add_parser("factors", help="look factors up").add_subparsers(
         dest="action", required=True, metavar="ACTION"

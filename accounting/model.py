@@ -10,6 +10,7 @@ value, what is allowed.
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -279,6 +280,12 @@ class Plant(_Entry):
             if point in balance.main or point in balance.branches:
                 return carriers.carrier(balance.carrier).unit
         return None
+
+
+def json_schema() -> str:
+    """JSON Schema of a plant model, for editors."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **Plant.model_json_schema(by_alias=True)}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def load(text: str, file: str) -> Plant:

@@ -21,14 +21,14 @@ from cloud_ingest.store import incarnation, letters, migrate, pool
 from cloud_ingest.store.pool import Connection
 from cloud_ingest.store.status import status
 from protocols import logs
-from protocols.config import ConfigError
+from protocols.config import ConfigError, json_schema
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.command == "print-config":
-        print(config.sample(), end="")
+        print(json_schema(config.Config) if options.schema else config.sample(), end="")
         return 0
     try:
         found = config.load(options.config, os.environ)
@@ -96,7 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "status", "print the state of the store as JSON")
     _add(commands, "restored", "tell agents, after a restore of the database, to send again what it lacks")
     _add(commands, "check-config", "check a configuration without connecting")
-    commands.add_parser("print-config", help="print a commented sample configuration")
+    printing = commands.add_parser("print-config", help="print a commented sample configuration")
+    printing.add_argument("--schema", action="store_true", help="print the JSON Schema for editors instead")
     dlq = commands.add_parser("dlq", help="look at dead letters")
     actions = dlq.add_subparsers(dest="action", required=True, metavar="action")
     listing = _add(actions, "list", "print the newest dead letters, one JSON object a line")

@@ -27,7 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0 ok, 1 failure, 2 wrong usage or configuration."""
     arguments = _parser().parse_args(argv)
     if arguments.command == "print-config":
-        sys.stdout.write((resources.files("device_sims") / "sample.toml").read_text(encoding="utf-8"))
+        sample = (resources.files("device_sims") / "sample.toml").read_text(encoding="utf-8")
+        sys.stdout.write(config.json_schema(FleetConfig) if arguments.schema else sample)
         return OK
     try:
         fleet_config = _load(arguments)
@@ -93,7 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", parents=[common], help="serve the fleet until SIGTERM")
     run.add_argument("--truth", type=Path, metavar="PATH", help="write the truth log to this file or folder")
     commands.add_parser("check-config", parents=[common], help="check a fleet file without opening a socket")
-    commands.add_parser("print-config", help="print a commented sample of a fleet file")
+    printing = commands.add_parser("print-config", help="print a commented sample of a fleet file")
+    printing.add_argument("--schema", action="store_true", help="print the JSON Schema for editors instead")
     return parser
 
 

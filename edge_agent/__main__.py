@@ -16,7 +16,7 @@ from edge_agent.importing.document import slug
 from edge_agent.points import Plan
 from edge_agent.runtime import RunOptions
 from protocols import logs
-from protocols.config import ConfigError
+from protocols.config import ConfigError, json_schema
 from protocols.quantities import Medium
 
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     options = _parser().parse_args(arguments)
     if options.command == "print-config":
-        print(config.sample(), end="")
+        print(json_schema(config.AgentConfig) if options.schema else config.sample(), end="")
         return 0
     if options.command == "import":
         return _import(options)
@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     probing.add_argument("config", type=Path, help="agent.toml")
     probing.add_argument("--device", metavar="NAME", help="only this device")
     _add_import(commands.add_parser("import", help="make a configuration from a register list (CSV or XLSX)"))
-    commands.add_parser("print-config", help="print a commented sample configuration")
+    printing = commands.add_parser("print-config", help="print a commented sample configuration")
+    printing.add_argument("--schema", action="store_true", help="print the JSON Schema for editors instead")
     return parser
 
 

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
+import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from protocols.errors import ProtocolError
@@ -62,6 +63,12 @@ def parse(text: str, model: type[M], file: str, environment: Mapping[str, str]) 
     except ValidationError as error:
         lines = [f"{file}: {line}" for line in problems(error, document)]
         raise ConfigError("\n".join(lines)) from error
+
+
+def json_schema(model: type[BaseModel]) -> str:
+    """JSON Schema of a configuration, for editors."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema(by_alias=True)}
+    return orjson.dumps(schema, option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
 def problems(error: ValidationError, document: Any) -> list[str]:
