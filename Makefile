@@ -27,7 +27,7 @@ demo: $(INSTALLED)  ## a cement plant's two days through the whole pipeline, on 
 
 test: $(INSTALLED)  ## all tests, with real services where they can be had
 	$(BIN)/python -m tests.support.prepare
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadgroup $(TEST_ARGS)
 
 check: $(INSTALLED)  ## lint, format, types, import rules
 	$(BIN)/ruff check .

@@ -20,6 +20,17 @@ if os.environ.get("METERCARBON_TEST_DSN_COMMUNITY"):
     EDITIONS = (*EDITIONS, "timescaledb-community")
 
 
+WHOLE_PLANTS = {"pipeline", "faults"}
+"""Folders whose tests run one after the other: each fills the machine, and times what it does."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep whole plants on one worker; most other tests wait more than they compute."""
+    for item in items:
+        if WHOLE_PLANTS & set(item.path.parts):
+            item.add_marker(pytest.mark.xdist_group("whole-plants"))
+
+
 def _missing(error: services.ServiceError) -> None:
     message = f"a real service is missing: {error}"
     if REQUIRED:
