@@ -61,18 +61,23 @@ def _more_than(before: int, count: Callable[[], int]) -> bool:
 def _kill_with_messages_on_their_way(stack: Stack, broker: Broker, observer: Observer, victim: str) -> None:
     """Let messages pile up that nobody has committed, then kill with -9 and start again."""
     before = observer.messages()
+    redelivered = observer.redelivered()
     with held(stack.ingest):
         wait_until(lambda: observer.messages() >= before + ON_THEIR_WAY, "messages pile up")
         match victim:
             case "ingest":
                 stack.ingest.kill()
             case "broker":
+                # With ingest, which would find in its socket what the broker had pushed: now nobody has it.
                 broker.child.kill()
+                stack.ingest.kill()
                 broker.start()
             case "agent":
                 stack.agent.kill()
                 stack.start_agent()
-    if victim == "ingest":
+                # While nobody answers it, the agent sends what it holds again.
+                wait_until(lambda: observer.redelivered() > redelivered, "the agent's redeliveries", 120)
+    if victim != "agent":
         stack.start_ingest()
 
 
