@@ -28,12 +28,17 @@ def plant_host() -> str:
 
 @contextmanager
 def cement_plant(
-    directory: Path, dsn: str, broker: Broker, speed: float, fleet_arguments: Sequence[str] = ()
+    directory: Path,
+    dsn: str,
+    broker: Broker,
+    speed: float,
+    fleet_arguments: Sequence[str] = (),
+    first: datetime = FIRST,
 ) -> Iterator[Stack]:
     """A running cement plant with agent and cloud side, on a given database and broker."""
     directory.mkdir(parents=True, exist_ok=True)
     setting = Setting(
-        PACK, directory, dsn, broker, FIRST, speed, plant_host=plant_host(), fleet_arguments=fleet_arguments
+        PACK, directory, dsn, broker, first, speed, plant_host=plant_host(), fleet_arguments=fleet_arguments
     )
     with running_stack(setting) as stack:
         yield stack
