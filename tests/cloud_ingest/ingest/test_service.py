@@ -68,6 +68,12 @@ def blocked(connect: Callable[[], Connection]) -> Callable[[], Any]:
     return block
 
 
+def is_waited_for(conn: Connection) -> bool:
+    """Whether a flush has come to the blocked table."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'ledger'::regclass AND NOT granted"
+    return bool(conn.execute(waiting).fetchone() != (0,))
+
+
 def inbox_of(ingest: Ingest) -> Inbox:
     return ingest._inbox
 
@@ -198,11 +204,17 @@ def test_a_broker_that_is_killed_gets_no_acknowledgement_meant_for_its_former_li
             original(delivery)
 
         inbox.acknowledge = spy
-        sent = [agent.birth(), *(agent.floats(float(n)) for n in range(10))]
+        birth, sent = agent.birth(), [agent.floats(float(n)) for n in range(10)]
+        with Publisher(mosquitto) as publisher:
+            publisher.send(birth)
+            publisher.wait_covered(agent, {1})
+        wait_until(lambda: inbox.unacknowledged == 0, "the birth is acknowledged")
+        acknowledged.clear()
         with blocked():
             with Publisher(mosquitto) as publisher:
                 publisher.send(*sent)
-                wait_until(lambda: inbox.unacknowledged == 11, "ingest has received everything")
+                wait_until(lambda: inbox.unacknowledged == 10, "ingest has received everything")
+                wait_until(lambda: is_waited_for(conn), "a flush has begun", 20)
             mosquitto.child.kill()
             wait_until(lambda: not ingest.connected, "ingest notices")
             mosquitto.start()
