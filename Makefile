@@ -9,7 +9,7 @@ TEST_ARGS ?=
 BENCH_ARGS ?=
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test check bench faults lock format clean
+.PHONY: help demo test check bench faults offline lock format clean
 
 help:  ## show the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -40,6 +40,9 @@ bench: $(INSTALLED)  ## benchmarks, written to benchmarks/results.json
 
 faults: $(INSTALLED)  ## fault suite, written to faults-report.json
 	@echo "make faults: there is no fault suite to run yet; the kill tests are part of 'make test'" >&2; exit 1
+
+offline: $(INSTALLED)  ## all wheels of an agent in one file in dist/, for gateways without internet
+	$(BIN)/python -m deploy.offline
 
 format: $(INSTALLED)  ## format the code
 	$(BIN)/ruff check --fix .

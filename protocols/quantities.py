@@ -62,7 +62,7 @@ class Quantity:
         return self.units[0].symbol
 
 
-_FLUIDS: tuple[Medium, ...] = ("water", "compressed_air", "natural_gas", "steam", "diesel")
+_FLUIDS: tuple[Medium, ...] = ("water", "compressed_air", "natural_gas", "steam", "heat", "diesel")
 _GASES: tuple[Medium, ...] = ("compressed_air", "natural_gas")
 
 QUANTITIES: dict[str, Quantity] = {

@@ -5,9 +5,12 @@
 #   agent-setup.sh upgrade SOURCE [--serial]   new program beside the old one; back to it if it does not start
 #   agent-setup.sh remove [--purge]            keeps configuration and buffer unless --purge
 #
-# SOURCE is the wheel, or a folder with all wheels for a gateway without internet. Each release has a folder of
-# its own; `current` points to the one in use. METERCARBON_ROOT, for tests and images, goes before all paths.
+# SOURCE is the wheel; for a gateway without internet the offline file of `make offline` (.tar), the folder it
+# unpacks to, or a folder with all wheels. Each release has a folder of its own; `current` points to the one in
+# use. METERCARBON_ROOT, for tests and images, goes before all paths.
 set -eu
+# The service's user reads the program, whatever root's umask is.
+umask 022
 
 root=${METERCARBON_ROOT:-}
 user=metercarbon
@@ -45,6 +48,30 @@ serial_group() {
     fail "--serial: neither group dialout nor uucp exists"
 }
 
+# Fills $release from the source.
+put_program() {
+    case $1 in
+        *.tar)
+            mkdir "$release.unpacked"
+            tar -xf "$1" -C "$release.unpacked" --strip-components=1 || fail "$1: is not an archive that can be read"
+            [ -e "$release.unpacked/install.sh" ] || fail "$1: is not the file that make offline makes"
+            sh "$release.unpacked/install.sh" "$release"
+            rm -rf "$release.unpacked"
+            return
+            ;;
+    esac
+    if [ -e "$1/install.sh" ]; then
+        sh "$1/install.sh" "$release"
+        return
+    fi
+    python3 -m venv "$release"
+    if [ -d "$1" ]; then
+        "$release/bin/pip" install --quiet --no-index --find-links "$1" "metercarbon[edge]"
+    else
+        "$release/bin/pip" install --quiet "$1[edge]"
+    fi
+}
+
 # Sets $release to a new folder with the program in it, which works and accepts the configuration there is.
 make_release() {
     number=1
@@ -53,13 +80,8 @@ make_release() {
     done
     release=$program/releases/$number
     mkdir -p "$program/releases"
-    trap 'rm -rf "$release"' EXIT
-    python3 -m venv "$release"
-    if [ -d "$1" ]; then
-        "$release/bin/pip" install --quiet --no-index --find-links "$1" "metercarbon[edge]"
-    else
-        "$release/bin/pip" install --quiet "$1[edge]"
-    fi
+    trap 'rm -rf "$release" "$release.unpacked"' EXIT
+    put_program "$1"
     "$release/bin/edge-agent" --version
     if [ -e "$settings/agent.toml" ]; then
         (
@@ -179,7 +201,7 @@ done
 case $action in
     install | upgrade)
         [ -n "$source" ] && [ "$purge" = no ] || usage
-        [ -e "$source" ] || fail "$source: no such wheel or folder" 2
+        [ -e "$source" ] || fail "$source: no such file or folder" 2
         ;;
     remove) [ -z "$source" ] && [ "$serial" = no ] || usage ;;
     *) usage ;;

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -151,11 +152,65 @@ def test_an_installation_makes_user_directories_configuration_and_service(gatewa
     assert not (gateway.root / "etc/systemd/system/metercarbon-agent.service.d").exists()
 
 
+def test_the_services_user_can_read_the_program_whatever_roots_umask_is(gateway: Gateway) -> None:
+    before = os.umask(0o077)
+    try:
+        gateway.installed()
+    finally:
+        os.umask(before)
+    for folder in ("opt/metercarbon", "opt/metercarbon/releases/1/bin", "etc/systemd/system"):
+        assert (gateway.root / folder).stat().st_mode & 0o005 == 0o005
+    assert (gateway.root / "etc/metercarbon").stat().st_mode & 0o777 == 0o750
+
+
 def test_a_folder_of_wheels_is_installed_without_any_index(gateway: Gateway, tmp_path: Path) -> None:
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     assert gateway.run("install", wheels).returncode == 0
     assert f"pip install --quiet --no-index --find-links {wheels} metercarbon[edge]" in gateway.calls()
+
+
+def offline_file(folder: Path, script: str) -> Path:
+    """Like what `make offline` makes, with another `install.sh` in it."""
+    beside = folder / "metercarbon-1-offline"
+    (beside / "wheels").mkdir(parents=True)
+    (beside / "install.sh").write_text(script)
+    path = folder / "metercarbon-1-offline.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(beside, beside.name)
+    return path
+
+
+INSTALLS = 'mkdir -p "$1/bin"\ncp "$STUBS/edge-agent" "$1/bin"\necho "install.sh $1" >>"$STUBS/calls"\n'
+
+
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_the_offline_file_installs_itself(unpacked: bool, gateway: Gateway, tmp_path: Path) -> None:
+    path = offline_file(tmp_path, INSTALLS)
+    source = path.with_suffix("") if unpacked else path
+    done = gateway.run("install", source)
+    assert done.returncode == 0, done.stderr
+    calls = gateway.calls()
+    assert "install.sh /opt/metercarbon/releases/1" in calls
+    assert not any(call.startswith(("pip", "python3")) for call in calls)
+    assert [found.name for found in (gateway.root / "opt/metercarbon/releases").iterdir()] == ["1"]
+    assert gateway.run("upgrade", source).returncode == 0
+    assert gateway.current() == "releases/2"
+
+
+@pytest.mark.parametrize(("script", "reason"), [("echo changed >&2; exit 1", "changed"), (None, "make offline")])
+def test_an_offline_file_that_is_refused_changes_nothing(
+    script: str | None, reason: str, gateway: Gateway, tmp_path: Path
+) -> None:
+    path = offline_file(tmp_path, script or "")
+    if script is None:
+        with tarfile.open(path, "w") as archive:
+            archive.add(gateway.wheel, "metercarbon-1/wheels/metercarbon.whl")
+    done = gateway.run("install", path)
+    assert (done.returncode, reason in done.stderr) == (1, True)
+    assert not (gateway.root / "opt/metercarbon/current").exists()
+    assert list((gateway.root / "opt/metercarbon/releases").iterdir()) == []
+    assert not any(call.startswith("systemctl") for call in gateway.calls())
 
 
 def test_serial_ports_are_opened_by_a_drop_in(gateway: Gateway) -> None:
@@ -237,7 +292,7 @@ def test_a_removal_keeps_configuration_and_buffer_unless_told_otherwise(gateway:
         ((), 2, "usage"),
         (("install",), 2, "usage"),
         (("walk", "x"), 2, "usage"),
-        (("install", "none.whl"), 2, "none.whl: no such wheel or folder"),
+        (("install", "none.whl"), 2, "none.whl: no such file or folder"),
         (("remove", "--serial"), 2, "usage"),
         (("upgrade", str(UNIT)), 1, "no agent is installed; allowed: install"),
     ],

@@ -56,6 +56,11 @@ def test_units_convert_to_the_canonical_unit(quantity: str, symbol: str, value: 
     assert value * unit.factor + unit.offset == pytest.approx(canonical, abs=1e-12)
 
 
+def test_a_heat_meter_counts_the_volume_of_what_carries_the_heat() -> None:
+    quantities.check("volume", "m3", "counter", "heat")
+    quantities.check("volume_flow", "m3/h", "gauge", "heat")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from importlib import resources
 from itertools import combinations, product
 
@@ -15,7 +17,15 @@ from protocols.modbus.requests import Cost, FieldAddress, plan
 from protocols.modbus.words import compile_decoder
 
 NAMES = catalogue.names()
-CONSUMPTION = {"electricity": "active_energy_import", "water": "volume", "compressed_air": "normal_volume"}
+CONSUMPTION = {
+    "electricity": "active_energy_import",
+    "water": "volume",
+    "compressed_air": "normal_volume",
+    "natural_gas": "normal_volume",
+    "heat": "thermal_energy",
+}
+CHECKED = re.compile(r"github\.com/[\w-]+/[\w-]+\s\S+\s@ [0-9a-f]{40}|pages? \d+|appendix \w|\b\d+\.\d+\b")
+"""A file of a public repository at its commit, or a place in a document."""
 
 
 @pytest.fixture(params=NAMES)
@@ -27,17 +37,30 @@ def text_of(name: str) -> str:
     return (resources.files("protocols.meters") / "models" / f"{name}.toml").read_text(encoding="utf-8")
 
 
-def test_there_are_meters_of_many_makers_for_electricity_water_air_and_mass() -> None:
+def test_there_are_meters_of_many_makers_for_every_medium_of_a_plant() -> None:
     models = [catalogue.model(name) for name in NAMES]
+    assert len([m for m in models if m.source_status == "seen"]) >= 12
     assert len({m.maker for m in models if m.medium == "electricity"}) >= 4
-    assert {"electricity", "water", "compressed_air", "material"} <= {m.medium for m in models}
+    media = {"electricity", "water", "natural_gas", "heat", "steam", "compressed_air", "material"}
+    assert media <= {m.medium for m in models}
+
+
+def test_there_are_single_and_three_phase_meters() -> None:
+    electric = [m for m in map(catalogue.model, NAMES) if m.medium == "electricity"]
+    phases = [{f.name for f in m.fields if re.fullmatch(r"voltage_l[123]", f.name)} for m in electric]
+    assert {len(found) for found in phases} == {1, 3}
+
+
+def test_gas_is_measured_with_its_pressure_and_temperature() -> None:
+    quantities_of = [{f.quantity for f in m.fields} for m in map(catalogue.model, NAMES) if m.medium == "natural_gas"]
+    assert any({"normal_volume", "volume", "pressure", "temperature"} <= found for found in quantities_of)
 
 
 def test_a_model_is_named_like_its_file_and_names_its_source(model: MeterModel) -> None:
     assert model.name in NAMES
     assert model.name.startswith(model.maker.split()[0].lower())
     assert model.source_status == "seen"
-    assert len(model.source) > 20
+    assert CHECKED.search(model.source), model.source
 
 
 def test_the_quantities_and_units_of_a_model_fit(model: MeterModel) -> None:
@@ -91,12 +114,40 @@ def test_every_model_can_be_planned_and_decoded_within_its_limits(model: MeterMo
         ("siemens_mag6000", "volume_flow", 0.01, 36.0, "float"),
         ("suto_s418", "normal_volume", 4_321, 4_321, "int"),
         ("siemens_bw500", "mass", 7_345, 7.345, "float"),
+        ("eastron_sdm230", "active_energy_import", 1234.5, 1234.5, "float"),
+        ("inepro_pro380", "active_power", 1.5, 1.5, "float"),
+        ("janitza_b23", "active_energy_import", 1_234_567.0, 1_234_567.0, "float"),
+        ("flonidan_uniflo1200", "normal_volume", 12_345_678, 12_345_678, "int"),
+        ("2flow_mag11", "thermal_energy", 1_234_567, 1234.567, "float"),
+        ("spirax_tva", "pressure", 725, 7.25, "float"),
+        ("suto_s430", "normal_volume", 4_321, 4_321, "int"),
+        ("abb_aquamaster3", "volume", 4_321, 4_321, "int"),
     ],
 )
 def test_a_register_means_what_the_maker_says(name: str, field: str, raw: float, value: float, value_type: str) -> None:
     found = catalogue.model(name).field(field)
     assert raw * found.scale + found.offset == pytest.approx(value)
     assert found.value_type == value_type
+
+
+def registers(model: MeterModel, field: str, data: bytes) -> object:
+    found = model.field(field)
+    (value,) = compile_decoder([(0, found.type, *model.orders(found), found.part)], found.count)(data)
+    return value
+
+
+def test_the_uniflo_sends_the_lowest_byte_first() -> None:
+    """As its parsers put a value together: byte 0, byte 1 << 8, byte 2 << 16, byte 3 << 24."""
+    model = catalogue.model("flonidan_uniflo1200")
+    assert registers(model, "normal_volume", struct.pack("<I", 12_345_678)) == 12_345_678
+    assert registers(model, "pressure", struct.pack("<f", 4.25)) == 4.25
+
+
+def test_a_total_of_the_tva_is_high_times_65536_plus_low() -> None:
+    """As its instructions say of total and energy, the low word at the lower address."""
+    model = catalogue.model("spirax_tva")
+    for field in ("mass", "thermal_energy"):
+        assert registers(model, field, struct.pack(">HH", 1234, 2)) == 2 * 65_536 + 1234
 
 
 def test_a_model_is_read_once() -> None:

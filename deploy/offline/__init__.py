@@ -1,0 +1,1 @@
+"""The offline file: all wheels of an agent in one archive, for gateways without internet."""
