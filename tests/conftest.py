@@ -24,8 +24,9 @@ WHOLE_PLANTS = {"pipeline", "faults"}
 """Folders whose tests run one after the other: each fills the machine, and times what it does."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep whole plants on one worker; most other tests wait more than they compute."""
+    """Keep whole plants on one worker, before xdist looks; most other tests wait more than they compute."""
     for item in items:
         if WHOLE_PLANTS & set(item.path.parts):
             item.add_marker(pytest.mark.xdist_group("whole-plants"))
