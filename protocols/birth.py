@@ -7,16 +7,30 @@ their default value included). Batches refer to points by their index in the sch
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from io import BytesIO
+from typing import Any, Literal, Protocol, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from protocols import quantities, topics, wire
 from protocols.errors import PayloadError, ProtocolError, SchemaError
 from protocols.quantities import Kind, Medium
 from protocols.reading import BatchKey, ValueType
+
+_LATER = ("deadband_percent",)
+"""Fields of a point that the first schemas did not have."""
 
 
 class Point(BaseModel):
@@ -43,8 +57,8 @@ class Point(BaseModel):
         Counters: the value at which the register starts again from 0 [unit]. None: it does not.
     max_rate_per_h
         Plausible maximum use per hour [unit/h]; None: not known.
-    deadband
-        Report by exception: changes up to this are not sent [unit].
+    deadband, deadband_percent
+        Report by exception: changes up to this are not sent [unit], [% of the value sent last].
     accuracy_class
         As printed on the meter, such as "0.5S".
     address
@@ -70,10 +84,20 @@ class Point(BaseModel):
     modulus: float | None = Field(default=None, gt=0)
     max_rate_per_h: float | None = Field(default=None, gt=0)
     deadband: float | None = Field(default=None, ge=0)
+    deadband_percent: float | None = Field(default=None, ge=0, le=100)
     accuracy_class: str | None = None
     address: str = ""
     model: str | None = None
     serial: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without a field that came later and is not used, so that ids of schemas stay."""
+        found: dict[str, Any] = dump(self)
+        for name in _LATER:
+            if found[name] is None:
+                del found[name]
+        return found
 
     @field_validator("device", "tag")
     @classmethod
@@ -156,6 +180,35 @@ class Schema(BaseModel):
         """SHA-256 of the canonical bytes, 64 lower-case hex digits."""
         return hashlib.sha256(self.canonical()).hexdigest()
 
+    def column(self, name: str) -> list[Any]:
+        """One field of all points, in their order."""
+        return [getattr(point, name) for point in self.points]
+
+    def pieces(self) -> Iterator[bytes]:
+        """The document that a birth carries, piece by piece."""
+        yield orjson.dumps(self.model_dump(mode="json"))
+
+
+class AnySchema(Protocol):
+    """A schema, however it is kept: as a `Schema`, or as a `protocols.roster.Roster`."""
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """The position of a point is its index in batches."""
+        ...
+
+    def id(self) -> str:
+        """SHA-256 of the canonical bytes, 64 lower-case hex digits."""
+        ...
+
+    def column(self, name: str) -> list[Any]:
+        """One field of all points, in their order."""
+        ...
+
+    def pieces(self) -> Iterator[bytes]:
+        """The document that a birth carries, piece by piece."""
+        ...
+
 
 def schema_from_document(document: dict[str, Any]) -> Schema:
     """Check a schema document.
@@ -202,19 +255,26 @@ class Birth:
 
     def encode(self) -> bytes:
         """JSON bytes; retained on the schema's own topic."""
-        key = self.key
-        return orjson.dumps(
-            {
-                "v": 1,
-                "tenant": key.tenant,
-                "agent": key.agent,
-                "epoch": key.epoch,
-                "seq": key.seq,
-                "at": self.created_us,
-                "id": self.schema.id(),
-                "schema": self.schema.model_dump(mode="json"),
-            }
-        )
+        return encode(self.key, self.created_us, self.schema)
+
+
+def encode(key: BatchKey, created_us: int, schema: AnySchema) -> bytes:
+    """The bytes of a birth; see `Birth`."""
+    head = {
+        "v": 1,
+        "tenant": key.tenant,
+        "agent": key.agent,
+        "epoch": key.epoch,
+        "seq": key.seq,
+        "at": created_us,
+        "id": schema.id(),
+    }
+    # Of many points it is large, so nothing is kept of it twice.
+    found = BytesIO()
+    found.write(orjson.dumps(head)[:-1] + b',"schema":')
+    found.writelines(schema.pieces())
+    found.write(b"}")
+    return found.getvalue()
 
 
 def decode(payload: bytes) -> Birth:

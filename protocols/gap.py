@@ -15,7 +15,9 @@ from protocols import wire
 from protocols.errors import PayloadError
 from protocols.reading import MAX_POINT, BatchKey
 
-Reason = Literal["disk_full", "size_limit", "buffer_corrupt", "operator"]
+Reason = Literal["disk_full", "size_limit", "thinned", "retimed", "buffer_corrupt", "operator"]
+"""With "thinned" some readings of each dropped batch come after all, in batches that were made of them; with
+"retimed" all of them do, with their times put right."""
 
 
 @dataclass(frozen=True, slots=True)

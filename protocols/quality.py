@@ -13,6 +13,8 @@ class Quality(IntEnum):
     """Quality code of one reading."""
 
     GOOD = 0
+    GOOD_RETIMED = 1
+    """The gateway's clock was wrong then; the time was put right by its monotonic clock once it was set."""
     UNCERTAIN = 64
     UNCERTAIN_CLOCK = 65
     """The gateway's clock was not synchronised."""

@@ -91,6 +91,11 @@ class Batcher:
         if self._count >= self._settings.max_readings:
             self.flush()
 
+    @property
+    def holding(self) -> bool:
+        """Whether batches wait until the clock is known; see `Clock`."""
+        return self._clock.holding
+
     def flush(self) -> None:
         """Close the batch, if there is anything in it."""
         if self._timer is not None:

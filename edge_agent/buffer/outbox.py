@@ -16,7 +16,8 @@ Invariants
 - At every start, and for every new file, a new epoch begins, and its first record is the birth. So a copy of
   the file, a restored one or an old one never gives two messages one identity.
 - One process has the file open, by a lock beside it.
-- A corrupt file, found at the start or later, is put aside; a new one goes on with what was readable.
+- A corrupt file, found at the start or later, is put aside; a new one goes on with what was readable. So is a
+  damaged log, as far as damage can be told from a power cut: see `wal`.
 - When the disk is full, room is made as for the size limit; when it can't be written, it is tried again, and
   whoever appends sees that by its future. Nothing is thrown away meanwhile.
 """
@@ -33,14 +34,15 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from edge_agent.buffer import salvage
+from edge_agent.buffer import salvage, wal
+from edge_agent.buffer.file import Owner, connect
 from edge_agent.buffer.lock import FileLock
 from edge_agent.buffer.records import Applied, Draft, Record, Stats
-from edge_agent.buffer.store import Owner, Store
+from edge_agent.buffer.store import Store
 from edge_agent.config import Buffer
 from edge_agent.errors import EdgeError, OutboxClosedError
 from edge_agent.signals import Signals
-from protocols.birth import Schema
+from protocols.birth import AnySchema
 from protocols.committed import Committed
 from protocols.errors import ProtocolError
 from protocols.payload.registry import DEFAULT_CODEC
@@ -50,6 +52,7 @@ T = TypeVar("T")
 _Job = tuple[Callable[[], Any], "Future[Any]"]
 _JOBS_PER_COMMIT = 500
 _RETRY_S = 1.0
+_MISREAD = (TypeError, ValueError, OverflowError)
 _SHRINK = 0.9
 """When the disk is full, what the buffer comes down to, as a share of its size then."""
 
@@ -71,6 +74,10 @@ class Outbox:
         Where drops and stalls are counted.
     codec
         Of new batches.
+    open_database
+        Connects to the file.
+    holding
+        Whether records wait from the beginning; see `hold`.
 
     Raises
     ------
@@ -85,17 +92,21 @@ class Outbox:
         settings: Buffer,
         tenant: str,
         agent: str,
-        schema: Schema,
+        schema: AnySchema,
         now_us: Callable[[], int],
         signals: Signals,
         codec: str = DEFAULT_CODEC,
+        open_database: Callable[[Path], sqlite3.Connection] = connect,
+        holding: bool = False,
     ) -> None:
         self._settings = settings
+        self._holding = holding
         self._owner = Owner(tenant, agent)
         self._schema = schema
         self._now_us = now_us
         self._signals = signals
         self._codec = codec
+        self._open_database = open_database
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._deliver: Callable[[int, list[Record]], None] | None = None
         self._state = threading.Lock()
@@ -127,9 +138,13 @@ class Outbox:
         """Begin handing out anew for a new connection; gives the epochs in the buffer."""
         return self._submit(lambda: self._store.restart(generation))
 
-    def grant(self, generation: int, count: int) -> Future[None]:
-        """Let so many more records be handed out; they are delivered as soon as there are any."""
-        return self._submit(lambda: self._store.grant(generation, count))
+    def grant(self, generation: int, live: int, backlog: int) -> Future[None]:
+        """Let so many more records of each lane be handed out; they are delivered as soon as there are any.
+
+        Records that were in the buffer when the connection began (`restart`), and those that a restored store
+        brought back to life, are the backlog; later ones are live. Births come first, on either grant.
+        """
+        return self._submit(lambda: self._store.grant(generation, live, backlog))
 
     def load(self, ids: Sequence[int]) -> Future[list[Record]]:
         """Read records again that are still pending."""
@@ -139,7 +154,32 @@ class Outbox:
         """Apply what the store says it has."""
         return self._submit(lambda: self._store.apply(message, session))
 
-    def adopt(self, schema: Schema) -> Future[None]:
+    def hold(self) -> Future[None]:
+        """Hand out nothing of what is appended from now on, until it is released."""
+
+        def work() -> None:
+            self._store.hold()
+            self._holding = True
+
+        return self._submit(work)
+
+    def release(self, offset_us: int | None) -> Future[bool]:
+        """Let go a part of what was held back, in this process or an earlier one; gives whether there is more.
+
+        Parameters
+        ----------
+        offset_us
+            Real time at the zero of the monotonic clock [µs UTC], for times that were wrong to be put right;
+            None: it is not known.
+        """
+
+        def work() -> bool:
+            self._holding = False
+            return self._store.release(offset_us)
+
+        return self._submit(work)
+
+    def adopt(self, schema: AnySchema) -> Future[None]:
         """Take drafts of another schema from now on; its birth goes before them."""
 
         def work() -> None:
@@ -186,19 +226,35 @@ class Outbox:
     # The writer's thread
 
     def _open(self) -> Store:
+        path = self._settings.path
+        if wal.damaged(path):
+            salvage.rebuild(path, self._make)
         try:
-            store = self._make(self._settings.path)
-        except sqlite3.DatabaseError as error:
+            store = self._make(path)
+        except (sqlite3.DatabaseError, *_MISREAD) as error:
             if not _is_corrupt(error):
                 raise
-            store = salvage.replace(self._settings.path, self._make)
+            salvage.rebuild(path, self._make)
+            store = self._make(path)
         salvage.sync_directory(self._settings.path)
         return store
 
     def _make(self, path: Path, first_id: int = 1) -> Store:
-        store = Store(path, self._owner, self._settings, self._signals, self._now_us, self._codec, first_id)
+        store = Store(
+            path,
+            self._owner,
+            self._settings,
+            self._signals,
+            self._now_us,
+            self._codec,
+            first_id,
+            self._open_database,
+        )
         try:
             store.begin()
+            store.resume_holding()
+            if self._holding:
+                store.hold()
             store.append_birth(self._schema)
             store.commit()
         except BaseException:
@@ -234,23 +290,45 @@ class Outbox:
         return jobs, job is not None
 
     def _transact(self, jobs: list[_Job]) -> None:
-        """Do the jobs in one transaction, again until it succeeds; then tell the results."""
+        """Do the jobs in as few transactions as their size allows; tell the results of each."""
+        left = jobs
+        while left:
+            left = left[self._commit(left) :]
+
+    def _commit(self, jobs: list[_Job]) -> int:
+        """Do the first jobs in one transaction, again until it succeeds; says how many are done."""
+        misread = False
         while True:
             try:
-                self._store.begin()
-                results = [self._do(work) for work, _ in jobs]
-                handed_out = self._store.hand_out()
-                self._store.commit()
+                results, handed_out = self._attempt(jobs)
                 break
+            except _MISREAD:
+                # Damage that SQLite does not see gives values that can't be. In a new file they are a mistake.
+                if misread:
+                    raise
+                misread = True
+                self._replace()
             except sqlite3.DatabaseError as error:
                 self._recover(error)
-        for (_, future), (result, refusal) in zip(jobs, results, strict=True):
+        for (_, future), (result, refusal) in zip(jobs, results, strict=False):
             if refusal is not None:
                 future.set_exception(refusal)
             else:
                 future.set_result(result)
         if handed_out and self._deliver is not None:
             self._deliver(self._store.generation, handed_out)
+        return len(results)
+
+    def _attempt(self, jobs: list[_Job]) -> tuple[list[tuple[Any, Exception | None]], list[Record]]:
+        self._store.begin()
+        results = []
+        for work, _ in jobs:
+            results.append(self._do(work))
+            if self._store.transaction_is_full:
+                break
+        handed_out = self._store.hand_out()
+        self._store.commit()
+        return results, handed_out
 
     @staticmethod
     def _do(work: Callable[[], Any]) -> tuple[Any, Exception | None]:
@@ -261,25 +339,50 @@ class Outbox:
 
     def _recover(self, error: sqlite3.DatabaseError) -> None:
         """After a failed transaction: make it possible to try again, or raise."""
-        code = getattr(error, "sqlite_errorcode", None)
+        if _is_corrupt(error):
+            self._replace()
+            return
         with contextlib.suppress(sqlite3.Error):
             self._store.rollback()
-        if _is_corrupt(error):
-            damaged = self._store
-            damaged.close()
-            self._store = salvage.replace(self._settings.path, lambda path: self._make(path, damaged.next_id))
-            self._store.take_over(damaged)
-            salvage.sync_directory(self._settings.path)
+        self._stalled(error)
+        if _primary(error) == sqlite3.SQLITE_FULL and self._shrink():
             return
-        primary = code & 0xFF if code is not None else None
-        if primary not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY):
+        self._wait(error)
+
+    def _stalled(self, error: sqlite3.DatabaseError) -> None:
+        """Say that the file can't be written now, if that is all; else raise."""
+        if _primary(error) not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_BUSY):
             raise error
         self._signals.stalls += 1
         _log.error("buffer %s can't be written, trying again: %s", self._settings.path, error)
-        if primary == sqlite3.SQLITE_FULL and self._shrink():
-            return
+
+    def _wait(self, error: sqlite3.DatabaseError) -> None:
         if self._giving_up.wait(_RETRY_S):
             raise error
+
+    def _replace(self) -> None:
+        """Go on with a new file, with what is readable of this one."""
+        damaged = self._store
+        with contextlib.suppress(sqlite3.Error):
+            damaged.rollback()
+        damaged.close()
+
+        def make(path: Path) -> Store:
+            return self._make(path, damaged.next_id)
+
+        rebuilt = False
+        while True:
+            try:
+                if not rebuilt:
+                    salvage.rebuild(self._settings.path, make)
+                    rebuilt = True
+                self._store = make(self._settings.path)
+                break
+            except sqlite3.DatabaseError as error:
+                self._stalled(error)
+                self._wait(error)
+        self._store.take_over(damaged)
+        salvage.sync_directory(self._settings.path)
 
     def _shrink(self) -> bool:
         """Make room on a full disk, if that can be written."""
@@ -309,6 +412,14 @@ class Outbox:
                 future.set_exception(refusal)
 
 
-def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
+def _is_corrupt(error: Exception) -> bool:
     code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    if code is None:
+        # Python's own: a value could not be read as what it should be.
+        return isinstance(error, (sqlite3.OperationalError, *_MISREAD))
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _primary(error: sqlite3.DatabaseError) -> int | None:
+    code = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF

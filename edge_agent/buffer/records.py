@@ -27,6 +27,17 @@ class State(IntEnum):
     """The store has it; kept for a while, for the case that the store is restored."""
 
 
+class Level(IntEnum):
+    """What was taken out of a batch that was never sent, for want of room. Stored: never renumber."""
+
+    RAW = 0
+    """Nothing."""
+    THINNED = 1
+    """Of gauges and states most readings; see `thinning`."""
+    ESSENTIAL = 2
+    """All but counters and events."""
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """Readings that make one batch; its identity is given when it is written.
@@ -59,7 +70,7 @@ class Record:
     Attributes
     ----------
     id
-        Place in the buffer; grows, never used twice in a process.
+        Place in the buffer; of what was handed out, never used twice in a process.
     epoch, seq
         Identity.
     kind
@@ -72,6 +83,9 @@ class Record:
         How many are in it.
     resent
         Whether it may have been given to the broker before.
+    backlog
+        Whether it was in the buffer before this connection began, or was revived since; of a birth that is
+        handed out: whether it used the backlog's grant.
     """
 
     id: int
@@ -82,6 +96,7 @@ class Record:
     payload: bytes
     readings: int
     resent: bool
+    backlog: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +131,7 @@ class Stats:
     records_pending, readings_pending
         Not yet committed; births and gap records count as records.
     bytes_used
-        What counts against the buffer's limit [B].
+        What counts against the buffer's limit [B]: pages in use, and room for the log.
     oldest_pending_us
         Time of the oldest reading not yet committed [µs UTC]; None if all are.
     """

@@ -61,7 +61,7 @@ class Crew:
             asyncio.create_task(serve(line, self._clock, self.batcher, self._signals), name=line.name)
             for line in self.lines
         ]
-        _log.info("polling %d points over %d connections", len(self.plan.schema.points), len(self.lines))
+        _log.info("polling %d points over %d connections", len(self.plan.schema), len(self.lines))
 
     @property
     def failure(self) -> BaseException | None:
@@ -73,10 +73,16 @@ class Crew:
 
     def bad_points(self) -> dict[str, int]:
         """How many points are bad now, for each device."""
-        found = {point.device: 0 for point in self.plan.schema.points}
+        schema = self.plan.schema
+        found = dict.fromkeys((member.device for member in schema.members), 0)
         for point in self.reporter.bad:
-            found[self.plan.schema.points[point].device] += 1
+            found[schema.device_of(point)] += 1
         return found
+
+    def close_books(self) -> None:
+        """Close what belongs to the time before the clock is set."""
+        self.reporter.restart()
+        self.batcher.flush()
 
     async def stop(self) -> BaseException | None:
         """End polling, close the connections, and wait until what was read is on disk; returns what failed."""
@@ -97,7 +103,7 @@ class Crew:
         return next(iter(failures), None) or self.batcher.failure
 
     def _line(self, bus: ModbusBus | OpcUaBus) -> Line:
-        points = {device.name: [tag.index for tag in device.tags] for device in bus.devices}
+        points = {device.name: device.points for device in bus.devices}
         return Line(self._driver(bus), points, self._clock, self.reporter)
 
     def _driver(self, bus: ModbusBus | OpcUaBus) -> Driver:

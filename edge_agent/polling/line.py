@@ -37,9 +37,11 @@ class Line:
         self._driver = driver
         self._clock = clock
         self._reporter = reporter
-        everything = tuple(point for found in points.values() for point in found)
         # A turn is a device, or a group of nodes of several.
-        self._points = [tuple(points.get(turn.name, everything)) for turn in driver.turns]
+        everything: tuple[int, ...] = ()
+        if any(turn.name not in points for turn in driver.turns):
+            everything = tuple(point for found in points.values() for point in found)
+        self._points = [points.get(turn.name, everything) for turn in driver.turns]
         self._busy_since: float | None = None
         self._resting = False
         self._idle = asyncio.Event()

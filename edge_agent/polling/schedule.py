@@ -6,7 +6,7 @@ Invariants
   times of all agents agree.
 - Turns of one connection are served one after the other, the one that is due longest first.
 - A poll time that passed because of others is not made up for: it counts as an overrun.
-- When the clock is set back, polling goes on at once, not when the old time is reached again.
+- When the clock is set, polling goes on at once, by the new time; what it leapt over is no overrun.
 - A cancellation ends it, even one that a poll has swallowed.
 """
 
@@ -40,11 +40,13 @@ async def serve(driver: Driver, clock: Clock, batcher: Batcher, signals: Signals
     now_us = clock.now_us()
     queue = [(next_time_us(turn.timing, now_us), index) for index, turn in enumerate(turns)]
     heapq.heapify(queue)
+    steps = clock.steps
     while queue:
         due_us, index = queue[0]
         timing = turns[index].timing
         now_us = clock.now_us()
-        if due_us - now_us > timing.interval_us:
+        if steps != clock.steps:
+            steps = clock.steps
             queue = [(next_time_us(turns[which].timing, now_us), which) for _, which in queue]
             heapq.heapify(queue)
             continue
@@ -53,6 +55,8 @@ async def serve(driver: Driver, clock: Clock, batcher: Batcher, signals: Signals
             await asyncio.sleep(min(wait_s, _LONGEST_SLEEP_S))
             continue
         await batcher.room()
+        if steps != clock.steps:
+            continue
         # Waiting for room, or for turns before this one, may have taken whole intervals.
         missed = (clock.now_us() - due_us) // timing.interval_us
         signals.overruns += missed

@@ -11,6 +11,7 @@ import pytest
 from edge_agent import clock as clocks
 from edge_agent.clock import Clock
 from protocols.timebase import REAL_TIME, US, TimeBase
+from tests.support.wall import Wall
 
 
 class Library:
@@ -47,10 +48,63 @@ def test_the_real_kernel_gives_an_answer() -> None:
     assert clocks.synchronised() in (True, False)
 
 
-def test_a_simulated_clock_counts_as_synchronised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clocks, "synchronised", lambda: False)
-    assert Clock(TimeBase(0, 0, 60.0), simulated=True).state().synchronised
-    assert not Clock(REAL_TIME, simulated=False).state().synchronised
+def test_a_simulated_clock_counts_as_synchronised() -> None:
+    wall = Wall(disciplined=False)
+    assert Clock(TimeBase(0, 0, 60.0), simulated=True, disciplined=wall.is_disciplined).state().synchronised
+    assert not Clock(REAL_TIME, simulated=False, disciplined=wall.is_disciplined).state().synchronised
+
+
+def test_time_runs_on_evenly_until_the_next_look() -> None:
+    wall = Wall()
+    clock = Clock(REAL_TIME, simulated=False, wall_ns=wall.ns, disciplined=wall.is_disciplined)
+    before_us = clock.now_us()
+    wall.shift_us = 3600 * US
+    assert before_us <= clock.now_us() < before_us + 60 * US
+    seen: list[int] = []
+    clock.look(None, lambda: seen.append(clock.now_us()))
+    # Who closes the books does so in the old time.
+    assert seen[0] < before_us + 60 * US
+    assert before_us + 3590 * US < clock.now_us() < before_us + 3660 * US
+    assert clock.steps == 1
+
+
+def test_a_look_without_news_closes_no_books() -> None:
+    wall = Wall()
+    clock = Clock(REAL_TIME, simulated=False, hold_s=5, wall_ns=wall.ns, disciplined=wall.is_disciplined)
+    closed: list[int] = []
+    for connected_s in (None, 0.0, 100.0, None):
+        clock.look(connected_s, lambda: closed.append(1))
+    assert not closed
+    assert clock.steps == 0
+
+
+def test_readings_wait_for_the_synchronisation_and_not_for_ever_where_there_is_a_broker() -> None:
+    wall = Wall(disciplined=False)
+    clock = Clock(REAL_TIME, simulated=False, hold_s=60, wall_ns=wall.ns, disciplined=wall.is_disciplined)
+    held = [clock.holding]
+    for connected_s in (None, 59.0, 61.0, None):
+        clock.look(connected_s, lambda: None)
+        held.append(clock.holding)
+    # Without a broker nothing could be sent anyway.
+    assert held == [True, True, True, False, True]
+    assert clock.offset_us is None
+    wall.disciplined = True
+    clock.look(None, lambda: None)
+    assert clock.holding is False
+    known: int | None = clock.offset_us
+    assert known is not None
+
+
+def test_readings_of_a_clock_that_was_never_set_wait_for_good() -> None:
+    wall = Wall(-time.time() + 100, disciplined=False)
+    clock = Clock(REAL_TIME, simulated=False, hold_s=60, wall_ns=wall.ns, disciplined=wall.is_disciplined)
+    clock.look(1e6, lambda: None)
+    assert clock.holding
+
+
+def test_without_a_time_to_wait_nothing_waits() -> None:
+    wall = Wall(disciplined=False)
+    assert not Clock(REAL_TIME, simulated=False, wall_ns=wall.ns, disciplined=wall.is_disciplined).holding
 
 
 def test_the_state_names_the_boot_and_the_monotonic_time() -> None:

@@ -17,10 +17,10 @@ from edge_agent.clock import Clock
 from edge_agent.config import Batching
 from edge_agent.drivers.base import Backoff, Turn, jittered
 from edge_agent.points import Timing
-from edge_agent.polling import schedule
 from edge_agent.polling.schedule import next_time_us, serve
 from edge_agent.signals import Signals
-from protocols.timebase import US, TimeBase
+from protocols.timebase import REAL_TIME, US, TimeBase
+from tests.support.wall import Wall
 
 
 @given(st.integers(1, 10**10), st.integers(0, 10**10), st.integers(-(10**15), 10**15))
@@ -92,25 +92,27 @@ async def test_missed_poll_times_are_counted_and_not_made_up_for() -> None:
     assert signals.overruns >= 5 * (len(driver.polled) - 2)
 
 
-async def test_polling_goes_on_when_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "_LONGEST_SLEEP_S", 0.02)
-
-    class Settable(Clock):
-        shift_us = 0
-
-        def now_us(self) -> int:
-            return super().now_us() + self.shift_us
-
-    clock = Settable(TimeBase(0, time.time_ns() // 1000, 1.0), simulated=True)
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_polling_goes_on_at_once_when_the_clock_is_set(hours: int) -> None:
+    wall = Wall()
+    clock = Clock(REAL_TIME, simulated=False, wall_ns=wall.ns, disciplined=wall.is_disciplined)
     driver = Slow([Turn("t", Timing(US // 10, 0)), Turn("u", Timing(US // 5, 0))], clock)
+    signals = Signals()
+    set_at: list[int] = []
 
     def done() -> bool:
-        if len(driver.polled) >= 4:
-            clock.shift_us = -3600 * US
-        times = [at for _, at in driver.polled]
-        return sum(at < times[0] for at in times) >= 6
+        if len(driver.polled) >= 4 and not set_at:
+            set_at.append(len(driver.polled))
+            wall.shift_us = hours * 3600 * US
+            clock.look(None, lambda: None)
+        return len(driver.polled) >= 12
 
-    await run_until(driver, clock, Signals(), done)
+    await run_until(driver, clock, signals, done)
+    times = [at for _, at in driver.polled]
+    before, after = times[set_at[0] - 1], times[set_at[0]]
+    # Within one interval, in the new time; and what was leapt over was not missed.
+    assert abs(after - before - hours * 3600 * US) < 30 * US
+    assert signals.overruns < 1000
 
 
 async def test_pollers_wait_for_room_and_count_what_they_miss() -> None:
