@@ -9,6 +9,8 @@ import logging
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from edge_agent.operation.histogram import Histogram
+
 _log = logging.getLogger(__name__)
 
 
@@ -42,6 +44,14 @@ class Signals:
         Messages that the broker refused, by its reason.
     reconnects
         Connections to the broker after the first.
+    oversize
+        Messages that were held back because the broker takes none of their size.
+    mqtt_version
+        Spoken on the present connection to the broker: 5, or 3 for 3.1.1; 0 while there is none.
+    commit_latency
+        Time from a message's first publication on a connection to the word that it is committed.
+    backlog_window
+        Most messages of the backlog that may be under way now.
     discarded
         Messages from the broker that made no sense.
     drops
@@ -64,6 +74,10 @@ class Signals:
     redelivered: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     reconnects: int = 0
+    oversize: int = 0
+    mqtt_version: int = 0
+    commit_latency: Histogram = field(default_factory=Histogram)
+    backlog_window: int = 0
     discarded: int = 0
     drops: Counter[str] = field(default_factory=Counter)
     dropped_readings: Counter[str] = field(default_factory=Counter)
@@ -80,6 +94,11 @@ class Signals:
         self.refused[reason] += 1
         if self.refused[reason] == 1:
             _log.error("the broker refuses messages: %s; they stay in the buffer and are sent again later", reason)
+
+    def held_back(self, what: str) -> None:
+        """Count and log a message that the broker would never take."""
+        self.oversize += 1
+        _log.error("a message is held back: %s", what)
 
     def discarded_message(self, reason: str) -> None:
         """Count and log a message from the broker that made no sense."""

@@ -7,8 +7,11 @@ Topic                                                    direction retained payl
 ``metercarbon/1/{tenant}/{agent}/birth/{schema}``        up        yes      a schema of points
 ``metercarbon/1/{tenant}/{agent}/gap``                   up        no       what was dropped, and why
 ``metercarbon/1/{tenant}/{agent}/session``               up        yes      online or offline (last will)
+``metercarbon/1/{tenant}/{agent}/status``                up        no       how the agent is, for people
 ``metercarbon/1/{tenant}/{agent}/committed``             down      no       what the store has
 ======================================================== ========= ======== =====================================
+
+Ingest does not hear the status, and `parse` does not know it: it is for displays.
 """
 
 from __future__ import annotations
@@ -74,6 +77,11 @@ def gap(tenant: str, agent: str) -> str:
 def session(tenant: str, agent: str) -> str:
     """Topic of the agent's state."""
     return str(Topic(tenant, agent, "session"))
+
+
+def status(tenant: str, agent: str) -> str:
+    """Topic of status messages."""
+    return f"{ROOT}/{tenant}/{agent}/status"
 
 
 def committed(tenant: str, agent: str) -> str:

@@ -1,7 +1,7 @@
 """The agent's metrics in the text format of Prometheus (version 0.0.4).
 
 A counter starts at 0 with the process. The share of time that a bus is busy is the rate of
-``metercarbon_agent_bus_busy_seconds_total``.
+``metercarbon_agent_bus_busy_seconds_total``; quantiles of the commit latency follow from the rates of its buckets.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Literal
 
 from edge_agent.buffer.records import Stats
 from edge_agent.operation.commits import Commits
+from edge_agent.operation.histogram import BOUNDS_S, Histogram
 from edge_agent.polling.crew import Crew
 from edge_agent.signals import Signals
 from protocols.timebase import US
@@ -24,9 +25,11 @@ class Family:
     """One metric with its values by label."""
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     help: str
     values: tuple[tuple[Mapping[str, str], float], ...]
+    suffixes: tuple[str, ...] = ()
+    """Of a histogram: what follows its name in the line of each value."""
 
 
 def exposition(families: Iterable[Family]) -> str:
@@ -36,9 +39,10 @@ def exposition(families: Iterable[Family]) -> str:
         name = _PREFIX + family.name + ("_total" if family.kind == "counter" else "")
         lines.append(f"# HELP {name} {_escaped(family.help)}")
         lines.append(f"# TYPE {name} {family.kind}")
-        for labels, value in family.values:
+        for index, (labels, value) in enumerate(family.values):
+            line = name + family.suffixes[index] if family.suffixes else name
             inner = ",".join(f'{key}="{_quoted(text)}"' for key, text in labels.items())
-            lines.append(f"{name}{{{inner}}} {value!r}" if inner else f"{name} {value!r}")
+            lines.append(f"{line}{{{inner}}} {value!r}" if inner else f"{line} {value!r}")
     return "\n".join(lines) + "\n"
 
 
@@ -91,6 +95,19 @@ def families(signals: Signals, crew: Crew, commits: Commits, stats: Stats | None
     yield _plain("bus_reconnects", signals.bus_reconnects, "Connections to devices made after the first.")
     yield _plain("published", signals.published, "Messages given to the broker.")
     yield _plain("redelivered", signals.redelivered, "Messages given to the broker again.")
+    yield _histogram(
+        "commit_latency_seconds",
+        signals.commit_latency,
+        "Time from the first publication of a message on a connection to the word that it is committed.",
+    )
+    yield _gauge("backlog_window", signals.backlog_window, "Messages of the backlog that may be under way.")
+    yield _gauge("mqtt_version", signals.mqtt_version, "Spoken with the broker: 5, 3 for 3.1.1; 0: not connected.")
+    yield _labelled(
+        "refused",
+        "Messages that the broker refused; they are sent again.",
+        [({"reason": reason}, count) for reason, count in sorted(signals.refused.items())],
+    )
+    yield _plain("held_back", signals.oversize, "Messages larger than the broker takes; they stay in the buffer.")
     yield _plain("broker_reconnects", signals.reconnects, "Connections to the broker after the first.")
     yield _plain("outbox_stalls", signals.stalls, "Times that the buffer could not be written and was tried again.")
     yield _labelled(
@@ -103,12 +120,28 @@ def families(signals: Signals, crew: Crew, commits: Commits, stats: Stats | None
     yield _gauge("outbox_commit_last_seconds", commits.last_s, "Time that the last batch took to the disk.")
     yield _gauge("outbox_waiting_seconds", commits.oldest_s(), "How long a batch has waited for the disk.")
     if stats is not None:
-        oldest_us = stats.oldest_pending_us
-        age_s = 0.0 if oldest_us is None else max(0, now_us - oldest_us) / US
-        yield _gauge("oldest_pending_age_seconds", age_s, "Age of the oldest reading that the store has not confirmed.")
+        yield _gauge(
+            "oldest_pending_age_seconds",
+            oldest_age_s(stats, now_us),
+            "Age of the oldest reading that the store has not confirmed.",
+        )
         yield _gauge("outbox_bytes", stats.bytes_used, "What counts against the buffer's limit.")
         yield _gauge("outbox_records_pending", stats.records_pending, "Messages that the store has not confirmed.")
         yield _gauge("outbox_readings_pending", stats.readings_pending, "Readings that the store has not confirmed.")
+
+
+def oldest_age_s(stats: Stats, now_us: int) -> float:
+    """Age of the oldest reading that the store has not confirmed [s]; 0 if there is none."""
+    oldest_us = stats.oldest_pending_us
+    return 0.0 if oldest_us is None else max(0, now_us - oldest_us) / US
+
+
+def _histogram(name: str, found: Histogram, text: str) -> Family:
+    counts = found.cumulative()
+    bounds = [*(f"{bound:g}" for bound in BOUNDS_S), "+Inf"]
+    values = [({"le": bound}, count) for bound, count in zip(bounds, counts, strict=True)]
+    suffixes = (*["_bucket"] * len(counts), "_sum", "_count")
+    return Family(name, "histogram", text, (*values, ({}, found.total_s), ({}, counts[-1])), suffixes)
 
 
 def _labelled(name: str, text: str, values: Iterable[tuple[Mapping[str, str], float]]) -> Family:

@@ -24,9 +24,27 @@ _SOON = 1 / 6
 
 @dataclass(slots=True)
 class _Message:
+    backlog: bool
+    published_at: float
     attempts: int = 0
     due: float | None = None
     """When to send it again [s]; None: while the broker has not answered, or it is about to be sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A message that need not be sent again.
+
+    Attributes
+    ----------
+    published_at
+        When it was first published on this connection, monotonic [s].
+    once
+        Whether that was the only time, so that there is no doubt which one was answered.
+    """
+
+    published_at: float
+    once: bool
 
 
 class Flight:
@@ -41,9 +59,11 @@ class Flight:
     def __init__(self, resend_after_s: float) -> None:
         self._resend_after_s = resend_after_s
         self._messages: dict[int, _Message] = {}
-        self._mids: dict[int, tuple[int, float]] = {}
+        self._mids: dict[int, tuple[int, float, bool]] = {}
         self._next_round = 0.0
         self._heard = False
+        self._backlog = 0
+        self._backlog_unacknowledged = 0
 
     def __contains__(self, id_: int) -> bool:
         return id_ in self._messages
@@ -58,27 +78,48 @@ class Flight:
         """How many the broker has not acknowledged."""
         return len(self._mids)
 
-    def sent(self, id_: int, mid: int, now: float) -> None:
+    @property
+    def unanswered(self) -> list[int]:
+        """Records that the broker has not acknowledged."""
+        return [id_ for id_, _, _ in self._mids.values()]
+
+    @property
+    def backlog(self) -> int:
+        """How many of the backlog the store has not confirmed."""
+        return self._backlog
+
+    @property
+    def backlog_unacknowledged(self) -> int:
+        """How many of the backlog the broker has not acknowledged."""
+        return self._backlog_unacknowledged
+
+    def sent(self, id_: int, mid: int, now: float, *, backlog: bool = False) -> None:
         """A record was given to the broker under a message id."""
-        message = self._messages.setdefault(id_, _Message())
+        message = self._messages.get(id_)
+        if message is None:
+            message = self._messages[id_] = _Message(backlog, now)
+            self._backlog += backlog
         message.attempts += 1
         message.due = None
-        self._mids[mid] = id_, now
+        self._mids[mid] = id_, now, message.backlog
+        self._backlog_unacknowledged += message.backlog
 
     def acknowledged(self, mid: int, now: float) -> int | None:
         """The broker has answered a message; returns the record it was, if it is one."""
         if mid not in self._mids:
             return None
-        id_, _ = self._mids.pop(mid)
+        id_, _, backlog = self._mids.pop(mid)
+        self._backlog_unacknowledged -= backlog
         message = self._messages.get(id_)
         if message is not None:
             message.due = now + self._resend_after_s * min(2 ** (message.attempts - 1), _LONGEST)
         return id_
 
-    def finished(self, ids: Iterable[int]) -> None:
-        """Records that need not be sent again."""
-        for id_ in ids:
-            self._messages.pop(id_, None)
+    def finished(self, ids: Iterable[int]) -> list[Finished]:
+        """Records that need not be sent again; returns those of them that were under way."""
+        found = [message for id_ in ids if (message := self._messages.pop(id_, None)) is not None]
+        self._backlog -= sum(message.backlog for message in found)
+        return [Finished(message.published_at, message.attempts == 1) for message in found]
 
     def heard(self) -> None:
         """The store has said something, so it is there."""

@@ -1,32 +1,39 @@
 """One connection to the broker: a paho client that is used once and thrown away.
 
 A new client for each connection keeps paho from re-sending what it remembers, without regard to our window.
-Its callbacks run on its network thread and only put an event into a queue.
+Its callbacks run on its network thread and only put an event into a queue. Whatever ends that thread, the last
+event is that the connection is lost.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import paho.mqtt.client as mqtt
-from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.enums import CallbackAPIVersion, LogLevel, MQTTErrorCode
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from edge_agent.config import Mqtt
 from edge_agent.errors import EdgeError
+from edge_agent.publish import credentials
 
 _log = logging.getLogger(__name__)
 _CONNECT_TIMEOUT_S = 5.0
 _GOODBYE_S = 1.0
 _MOST = 65_535
+_MOST_BYTES = 268_435_460
+"""Largest packet of the protocol."""
+_PACKET_BYTES = 1 + 4 + 2 + 2 + 1
+"""What a message takes besides topic and payload: head, length, topic's length, id, no properties."""
+_WRONG_VERSION = "Unsupported protocol version"
+_WRONG_USER = ("Bad user name or password", "Not authorized")
+_UNSPECIFIED = "Unspecified error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +45,10 @@ class Connected:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The broker has refused the connection or the subscription."""
+    """The broker has refused the connection or the subscription; perhaps because of the protocol's version."""
 
     reason: str
+    version: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +73,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """The connection is gone."""
+    """The connection is gone; perhaps the broker has closed it without an answer to our greeting."""
 
     reason: str
+    unanswered: bool = False
 
 
 Event = Connected | Refused | Subscribed | Acknowledged | Message | Lost
@@ -77,6 +86,24 @@ class LinkError(EdgeError):
     """The connection to the broker cannot be made or used."""
 
 
+class TooLargeError(LinkError):
+    """The broker does not take messages of this size."""
+
+
+class _Client(mqtt.Client):
+    """A client that says so when its network thread ends for another reason than the connection's end."""
+
+    on_failure: Callable[[Exception], None]
+
+    def loop_forever(self, timeout: float = 1.0, retry_first_connection: bool = False) -> MQTTErrorCode:
+        try:
+            return super().loop_forever(timeout, retry_first_connection)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the connection must be made anew)
+            _log.exception("the connection to the broker has failed")
+            self.on_failure(error)
+            return MQTTErrorCode.MQTT_ERR_UNKNOWN
+
+
 class Link:
     """A connection to the broker.
 
@@ -84,6 +111,8 @@ class Link:
     ----------
     settings
         The broker.
+    version
+        Of the protocol: 5, or 3 for 3.1.1.
     client_id
         Of this process.
     will
@@ -94,19 +123,29 @@ class Link:
     Raises
     ------
     LinkError
-        If the broker can't be reached.
+        If the broker can't be reached, or the agent's credentials can't be used.
     """
 
     def __init__(
-        self, settings: Mqtt, client_id: str, will: tuple[str, bytes], notify: Callable[[Event], None]
+        self,
+        settings: Mqtt,
+        version: int,
+        client_id: str,
+        will: tuple[str, bytes],
+        notify: Callable[[Event], None],
     ) -> None:
-        protocol = mqtt.MQTTv5 if settings.version == 5 else mqtt.MQTTv311
-        client = mqtt.Client(
+        self.version = version
+        protocol = mqtt.MQTTv5 if version == 5 else mqtt.MQTTv311
+        client = _Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol, reconnect_on_failure=False
         )
         self._client = client
         self._notify = notify
+        self._user = settings.username
         self._gone = threading.Event()
+        self._greeted = False
+        self._trouble = ""
+        self._most_bytes = _MOST_BYTES
         client.connect_timeout = _CONNECT_TIMEOUT_S
         # Our own window is what bounds it.
         client.max_inflight_messages_set(_MOST)
@@ -115,13 +154,23 @@ class Link:
         client.on_publish = self._on_publish
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
+        client.on_log = self._on_log
+        client.on_failure = self._on_failure
         client.will_set(will[0], will[1], qos=1, retain=True)
         try:
-            _authenticate(client, settings)
-            extra: dict[str, Any] = {"clean_start": True} if settings.version == 5 else {}
+            password = credentials.password(settings)
+            if settings.username is not None:
+                client.username_pw_set(settings.username, password)
+            if settings.tls is not None:
+                client.tls_set_context(credentials.tls_context(settings.tls))
+            extra: dict[str, Any] = {"clean_start": True} if version == 5 else {}
             client.connect(settings.host, settings.port, keepalive=settings.keepalive_s, **extra)
         except (OSError, ValueError) as error:
+            self._let_go()
             raise LinkError(f"{settings.host}:{settings.port}: {error}") from error
+        except credentials.CredentialsError as error:
+            self._let_go()
+            raise LinkError(str(error)) from error
         client.loop_start()
 
     def subscribe(self, topic: str) -> None:
@@ -131,11 +180,26 @@ class Link:
             raise LinkError(mqtt.error_string(code))
 
     def publish(self, topic: str, payload: bytes, *, retain: bool) -> int:
-        """Publish with QoS 1; `Acknowledged` with the id returned follows."""
+        """Publish with QoS 1; `Acknowledged` with the id returned follows.
+
+        Raises
+        ------
+        TooLargeError
+            If the broker has said that it takes no such packet; it would close the connection.
+        LinkError
+            If the connection is gone.
+        """
+        size = _PACKET_BYTES + len(topic.encode()) + len(payload)
+        if size > self._most_bytes:
+            raise TooLargeError(f"{size} bytes; allowed by the broker: {self._most_bytes}")
         info = self._client.publish(topic, payload, qos=1, retain=retain)
         if info.rc != mqtt.MQTT_ERR_SUCCESS:
             raise LinkError(mqtt.error_string(info.rc))
         return info.mid
+
+    def tell(self, topic: str, payload: bytes) -> None:
+        """Publish with QoS 0: nobody answers, and what does not arrive is not missed."""
+        self._client.publish(topic, payload, qos=0)
 
     def close(self) -> None:
         """Say goodbye; the broker forgets the last will."""
@@ -161,14 +225,26 @@ class Link:
             except OSError as error:
                 _log.debug("closing the connection to the broker: %s", error)
         self._client.loop_stop()
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Forget each other, so that the client's sockets are closed at once and not when memory is tidied up."""
+        client = self._client
+        client.on_connect = client.on_subscribe = client.on_publish = None
+        client.on_message = client.on_disconnect = client.on_log = None
+        client.on_failure = _ignore_failure
 
     # On the network thread
 
     def _on_connect(self, _c: mqtt.Client, _d: Any, _f: Any, code: ReasonCode, properties: Properties | None) -> None:
+        self._greeted = True
         if code.is_failure:
-            self._notify(Refused(str(code)))
+            reason = str(code)
+            who = f" of user {self._user!r}" if reason in _WRONG_USER else ""
+            self._notify(Refused(f"the broker refuses the connection{who}: {reason}", reason == _WRONG_VERSION))
             return
-        limit = getattr(properties, "ReceiveMaximum", _MOST) if properties is not None else _MOST
+        limit = getattr(properties, "ReceiveMaximum", _MOST)
+        self._most_bytes = min(int(getattr(properties, "MaximumPacketSize", _MOST_BYTES)), _MOST_BYTES)
         self._notify(Connected(int(limit)))
 
     def _on_subscribe(
@@ -185,25 +261,24 @@ class Link:
 
     def _on_disconnect(self, _c: mqtt.Client, _d: Any, _f: Any, code: ReasonCode, _p: Properties | None) -> None:
         self._gone.set()
-        self._notify(Lost(str(code)))
+        reason = str(code)
+        if reason == _UNSPECIFIED:
+            reason = self._trouble or "the broker closed the connection"
+        # With 3.1.1 a refusal of the version comes this way too: paho does not pass it on.
+        self._notify(Lost(reason, unanswered=not self._greeted and "[SSL" not in self._trouble))
+
+    def _on_log(self, _c: mqtt.Client, _d: Any, level: int, message: str) -> None:
+        if level == LogLevel.MQTT_LOG_ERR:
+            self._trouble = message
+
+    def _on_failure(self, error: Exception) -> None:
+        self._gone.set()
+        self._notify(Lost(f"the network thread failed: {error!r}"))
+
+
+def _ignore_failure(_error: Exception) -> None:
+    """What a client that was given up fails of."""
 
 
 def _ignore(_event: Event) -> None:
     """What is still said on a connection that was given up."""
-
-
-def _authenticate(client: mqtt.Client, settings: Mqtt) -> None:
-    password = None
-    if settings.password_file is not None:
-        password = settings.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-    elif settings.password_env is not None:
-        password = os.environ.get(settings.password_env)
-        if password is None:
-            raise ValueError(f"environment variable {settings.password_env} is not set")
-    if settings.username is not None:
-        client.username_pw_set(settings.username, password)
-    if settings.tls is not None:
-        context = ssl.create_default_context(cafile=settings.tls.ca_file)
-        if settings.tls.certificate_file is not None:
-            context.load_cert_chain(settings.tls.certificate_file, settings.tls.key_file)
-        client.tls_set_context(context)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from edge_agent import points
 from edge_agent.buffer.records import Draft
 from edge_agent.points import Plan
-from protocols.birth import Schema
+from protocols.birth import AnySchema
 from protocols.reading import Value
 
 HEAD = """
@@ -19,6 +19,7 @@ name = "gw1"
 site = "plant"
 [buffer]
 path = "{path}"
+hold_unsynchronised_s = 0
 [mqtt]
 host = "127.0.0.1"
 port = {mqtt_port}
@@ -108,7 +109,7 @@ class Seen:
     quality: int
 
 
-def seen(schema: Schema, draft: Draft) -> Iterable[Seen]:
+def seen(schema: AnySchema, draft: Draft) -> Iterable[Seen]:
     """The readings of a draft, in order within each value type."""
     for group in draft.columns.values():
         for point, offset, value, quality in zip(
@@ -121,7 +122,7 @@ def seen(schema: Schema, draft: Draft) -> Iterable[Seen]:
 class Catcher:
     """Takes drafts in place of a buffer."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: AnySchema) -> None:
         self.schema = schema
         self.drafts: list[Draft] = []
 

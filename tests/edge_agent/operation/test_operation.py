@@ -16,6 +16,7 @@ from edge_agent.buffer.records import Draft, Stats
 from edge_agent.clock import Clock
 from edge_agent.drivers.base import Turn
 from edge_agent.operation.commits import Commits
+from edge_agent.operation.histogram import BOUNDS_S, Histogram
 from edge_agent.operation.http import Responder
 from edge_agent.operation.metrics import Family, exposition, families
 from edge_agent.operation.notify import Notifier
@@ -117,6 +118,16 @@ def test_labels_and_help_are_escaped() -> None:
         'metercarbon_agent_x_total{l="q\\"\\\\\\n"} 1',
         "metercarbon_agent_x_total 0.5",
     ]
+
+
+def test_a_duration_is_counted_in_the_first_class_that_holds_it() -> None:
+    found = Histogram()
+    for duration_s in (0.0, 0.01, 0.0100001, 299.0, 300.0, 301.0, 1e9):
+        found.add(duration_s)
+    counts = dict(zip((*BOUNDS_S, "more"), found.cumulative(), strict=True))
+    assert (counts[0.01], counts[0.025], counts[60.0], counts[300.0], counts["more"]) == (2, 3, 3, 5, 7)
+    assert found.last_s == 1e9
+    assert found.total_s == pytest.approx(1e9 + 900.02)
 
 
 async def test_what_a_crew_does_is_in_the_metrics() -> None:

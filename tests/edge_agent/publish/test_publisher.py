@@ -5,95 +5,27 @@ from __future__ import annotations
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from paho.mqtt import publish as paho_publish
 from paho.mqtt import subscribe as paho_subscribe
 
-from deploy.local.broker import Broker, local_broker
-from edge_agent.buffer.outbox import Outbox
-from edge_agent.config import Buffer, Mqtt
+from deploy.local.broker import Broker
 from edge_agent.publish import publisher as publishers
-from edge_agent.publish.publisher import Publisher
-from edge_agent.signals import Signals
 from protocols import session, topics
 from protocols.committed import Committed
-from tests.edge_agent.buffer.test_outbox import draft, schema
+from tests.edge_agent.buffer.test_outbox import schema
 from tests.support.fake_store import FakeStore
 from tests.support.mqtt_responder import MqttResponder
+from tests.support.senders import Sender
 from tests.support.waiting import wait_until
-
-
-@pytest.fixture(params=["mosquitto", "amqtt"])
-def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
-    """Each broker in turn."""
-    if request.param == "mosquitto":
-        yield request.getfixturevalue("mosquitto")
-        return
-    made = local_broker(tmp_path, kind="amqtt")
-    made.start()
-    try:
-        yield made
-    finally:
-        made.child.kill()
-
-
-class Sender:
-    """An outbox with a publisher."""
-
-    def __init__(self, path: Path, broker: Broker, **mqtt: object) -> None:
-        self.signals = Signals()
-        self.outbox = Outbox(Buffer(path=path), "acme", "gw1", schema(), lambda: 5_000_000, self.signals)
-        given = {"host": broker.host, "port": broker.port, "version": broker.mqtt_version} | mqtt
-        self.publisher = Publisher(
-            Mqtt.model_validate(given), "acme", "gw1", self.outbox, self.signals, "edge-agent test"
-        )
-        self.appended = 0
-
-    def append(self, count: int, readings: int = 10) -> None:
-        wait([self.outbox.append(draft(readings, n)) for n in range(count)], timeout=60)
-        self.appended += count * readings
-
-    def pending(self) -> int:
-        return self.outbox.stats().result(60).records_pending
-
-    def stop(self) -> None:
-        self.publisher.stop()
-        self.outbox.close()
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Sender]]:
-    senders: list[Sender] = []
-
-    def make(broker: Broker, path: Path = tmp_path / "buffer.sqlite", **mqtt: object) -> Sender:
-        senders.append(Sender(path, broker, **mqtt))
-        senders[-1].publisher.start()
-        return senders[-1]
-
-    yield make
-    for sender in senders:
-        if sender.publisher._thread.is_alive():
-            sender.publisher.stop()
-        sender.outbox.close()
-
-
-@pytest.fixture
-def odd_broker() -> Iterator[MqttResponder]:
-    with MqttResponder() as found:
-        yield found
-
-
-def start_at(start: Callable[..., Sender], odd: MqttResponder, **mqtt: object) -> Sender:
-    return start(Broker("mosquitto", "127.0.0.1", odd.port, None), **mqtt)  # type: ignore[arg-type]
 
 
 def test_everything_arrives_once_in_order_and_is_freed(broker: Broker, start: Callable[..., Sender]) -> None:
     with FakeStore(broker.host, broker.port, broker.mqtt_version) as store:
-        sender = start(broker)
+        sender = start(broker).online()
         sender.append(50)
         wait_until(lambda: sender.pending() == 0, "everything committed")
         assert store.reading_count() == sender.appended
@@ -136,7 +68,7 @@ def test_births_and_the_session_are_retained_and_data_are_not(mosquitto: Broker,
 def test_the_brokers_word_frees_nothing(mosquitto: Broker, start: Callable[..., Sender]) -> None:
     with FakeStore(mosquitto.host, mosquitto.port) as store:
         store.answering = False
-        sender = start(mosquitto)
+        sender = start(mosquitto).online()
         sender.append(5)
         wait_until(lambda: len(store.seen) == 6, "delivery")
         time.sleep(0.5)
@@ -157,7 +89,7 @@ def test_a_broker_that_forgets_everything_loses_nothing(mosquitto: Broker, start
     with FakeStore(mosquitto.host, mosquitto.port) as store:
         # The store takes nothing at first, so all that was sent is with the broker or nowhere.
         store.taking = lambda _: False
-        sender = start(mosquitto, resend_after_s=6)
+        sender = start(mosquitto, resend_after_s=6).online()
         sender.append(20)
         wait_until(lambda: len(store.seen) == 21, "delivery")
         mosquitto.child.kill()
@@ -203,7 +135,7 @@ def test_a_store_that_is_down_is_asked_by_one_message_at_a_time(
 ) -> None:
     with FakeStore(mosquitto.host, mosquitto.port) as store:
         store.answering = False
-        sender = start(mosquitto, resend_after_s=0.2)
+        sender = start(mosquitto, resend_after_s=0.2).online()
         sender.append(200)
         started = time.monotonic()
         wait_until(lambda: sender.signals.redelivered >= 5, "questions")
@@ -215,7 +147,7 @@ def test_a_store_that_is_down_is_asked_by_one_message_at_a_time(
 def test_windows_bound_what_is_under_way(mosquitto: Broker, start: Callable[..., Sender]) -> None:
     with FakeStore(mosquitto.host, mosquitto.port) as store:
         store.taking = lambda _: False
-        sender = start(mosquitto, window=4, max_uncommitted=30)
+        sender = start(mosquitto, window=4, max_uncommitted=30).online()
         sender.append(100)
         wait_until(lambda: len(store.seen) == 30, "as many as allowed")
         time.sleep(0.5)
@@ -271,7 +203,7 @@ def test_what_is_under_way_is_not_sent_twice_when_a_restored_store_answers(
     mosquitto: Broker, start: Callable[..., Sender]
 ) -> None:
     with FakeStore(mosquitto.host, mosquitto.port) as store:
-        sender = start(mosquitto, resend_after_s=3600)
+        sender = start(mosquitto, resend_after_s=3600).online()
         sender.append(5)
         wait_until(lambda: sender.pending() == 0, "everything committed")
         epoch = sender.outbox.stats().result().epochs[0]
@@ -291,7 +223,7 @@ def test_the_brokers_receive_maximum_holds_for_repetitions_too(
     odd_broker: MqttResponder, start: Callable[..., Sender]
 ) -> None:
     odd_broker.receive_maximum = 2
-    sender = start_at(start, odd_broker, resend_after_s=1)
+    sender = start(odd_broker, resend_after_s=1).online()
     sender.append(6)
     wait_until(lambda: len(odd_broker.published) >= 8, "session, birth and data")
     time.sleep(1.1)
@@ -310,7 +242,7 @@ def test_the_brokers_receive_maximum_holds_for_repetitions_too(
 
 def test_the_window_is_used_in_full(odd_broker: MqttResponder, start: Callable[..., Sender]) -> None:
     odd_broker.puback["data"] = None
-    sender = start_at(start, odd_broker, window=60)
+    sender = start(odd_broker, window=60).online()
     sender.append(100)
     wait_until(lambda: len(odd_broker.withheld) == 60, "as many as allowed")
 
@@ -337,12 +269,12 @@ def test_two_agents_with_one_buffer_copy_lose_and_double_nothing(
 ) -> None:
     with FakeStore(mosquitto.host, mosquitto.port) as store:
         store.taking = lambda _: False
-        first = start(mosquitto)
+        first = start(mosquitto).online()
         first.append(10)
         clone = tmp_path / "clone.sqlite"
         for suffix in ("", "-wal"):
             shutil.copy(f"{tmp_path / 'buffer.sqlite'}{suffix}", f"{clone}{suffix}")
-        second = start(mosquitto, clone)
+        second = start(mosquitto, clone).online()
         first.append(5)
         second.append(5)
         wait_until(lambda: len(store.seen) >= 1 + 10 + 5 + 1 + 5, "delivery from both")
@@ -373,7 +305,7 @@ def test_nonsense_from_the_broker_is_counted_and_ignored(mosquitto: Broker, star
 
 def test_a_message_that_the_broker_refuses_stays(odd_broker: MqttResponder, start: Callable[..., Sender]) -> None:
     odd_broker.puback["data"] = 0x87
-    sender = start_at(start, odd_broker, delivery="broker", resend_after_s=0.2)
+    sender = start(odd_broker, delivery="broker", resend_after_s=0.2)
     sender.append(3)
     wait_until(lambda: sender.signals.refused.total() >= 3, "the refusals")
     assert sender.signals.refused.keys() == {"Not authorized"}
@@ -394,7 +326,7 @@ def test_a_refusal_is_told_once_and_tried_again(
     setattr(odd_broker, what, 0x86 if what == "connack" else 0x87)
     secret = tmp_path / "secret"
     secret.write_text("horse battery\n")
-    sender = start_at(start, odd_broker, username="gw1", password_file=str(secret))
+    sender = start(odd_broker, username="gw1", password_file=secret)
     sender.append(1)
     wait_until(lambda: odd_broker.connections >= 3, "more attempts")
     told = [record.message for record in caplog.records if "no connection to the broker" in record.message]
@@ -409,7 +341,7 @@ def test_a_refusal_is_told_once_and_tried_again(
 def test_the_brokers_receive_maximum_is_kept(odd_broker: MqttResponder, start: Callable[..., Sender]) -> None:
     odd_broker.receive_maximum = 3
     odd_broker.puback["data"] = None
-    sender = start_at(start, odd_broker)
+    sender = start(odd_broker).online()
     sender.append(20)
     wait_until(lambda: len(odd_broker.withheld) == 3, "as many as allowed")
     time.sleep(0.5)
@@ -424,7 +356,7 @@ def test_a_broker_that_says_nothing_is_left(
 ) -> None:
     monkeypatch.setattr(publishers, "_HANDSHAKE_S", 0.3)
     setattr(odd_broker, what, None)
-    sender = start_at(start, odd_broker)
+    sender = start(odd_broker)
     wait_until(lambda: odd_broker.connections >= 2, "another attempt")
     assert odd_broker.published == []
     sender.stop()
@@ -434,7 +366,7 @@ def test_messages_that_are_never_acknowledged_force_a_new_connection(
     odd_broker: MqttResponder, start: Callable[..., Sender]
 ) -> None:
     odd_broker.puback["data"] = None
-    sender = start_at(start, odd_broker, resend_after_s=0.3, delivery="broker")
+    sender = start(odd_broker, resend_after_s=0.3, delivery="broker")
     sender.append(2)
     wait_until(lambda: odd_broker.connections >= 2, "another connection")
     odd_broker.puback["data"] = 0
