@@ -5,6 +5,9 @@ Invariants
 - A request has one answer or none. TCP: pymodbus compares transaction and unit ids, so a late answer is thrown
   away and shifts nothing. Serial frames: an answer must have the unit, function and length asked for; a unit that
   did not answer is left alone until its answer can no longer come; and the next request waits for silence.
+- On a serial line, units that wait for the answer of a dead one take the next request for it (libmodbus does). So
+  a unit that has answered so far, and does not after another one did not, is asked once more in the same poll;
+  one that stays silent is so now and then, lest the dead one keep it from coming back.
 - A unit that does not answer costs the others at most one timeout per poll of it, and once it has failed a
   few times, one per probe interval.
 - The connection is closed by us only when no unit at all has answered for a while, never because of one unit.
@@ -20,11 +23,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from operator import itemgetter
-from typing import cast
+from collections.abc import Sequence
 
 from pymodbus.client import AsyncModbusSerialClient, AsyncModbusTcpClient
 from pymodbus.exceptions import ModbusException
@@ -34,15 +33,15 @@ from pymodbus.pdu import ModbusPDU
 from edge_agent.clock import Clock
 from edge_agent.config import Modbus, ModbusRtu, ModbusTcp, Polling
 from edge_agent.drivers.base import Backoff, Turn, jittered
+from edge_agent.drivers.decoding import Group, decoding, of_device
 from edge_agent.drivers.rtu import SerialFramer
-from edge_agent.points import ModbusBus, ModbusDevice, RegisterTag
+from edge_agent.points import ModbusBus, ModbusDevice
 from edge_agent.polling.reporter import Reporter
 from edge_agent.signals import Signals
 from protocols import quality as qualities
-from protocols.modbus import words
 from protocols.modbus.requests import Request, bisect, data_bytes
 from protocols.quality import Quality
-from protocols.reading import INT_MAX, INT_MIN, Value, ValueType
+from protocols.reading import Value
 
 _log = logging.getLogger(__name__)
 
@@ -64,15 +63,13 @@ _SILENT_S = 30.0
 _SILENT_REQUESTS = 3
 _REFUSED_RETRY_S = 300.0
 _REPLAN_S = 3600.0
-_SIMPLE_TYPES = {"bool", *words.NUMBER_TYPES}
-"""Types whose values are numbers, without exception."""
 _ENDLESS = 10**9
-_ALL_ONES = {"uint32": 2**32 - 1, "uint64": 2**64 - 1}
-"""What meters put where they have no value, whether their manuals say so or not; as a count it would be a whole
-turn of the register."""
-_FOUR_ONES = b"\xff" * 4
 _LATE_TIMEOUTS = 2.0
 """On a serial line, a unit that did not answer is left alone for so many time-outs: its answer may be late."""
+_DEAF_S = 0.6
+"""So long a unit that has mistaken a request for an answer waits for its rest; half a second with libmodbus [s]."""
+_SECOND_TRIES = 4
+"""One in so many unanswered polls of a unit that comes after a dead one has a second try: the first, the fifth …"""
 _SILENCE_OVER_TCP_S = 0.005
 _LINE_BUFFER_BYTES = 4096
 
@@ -106,85 +103,37 @@ class _Inputs(_RawAnswer):
 _ANSWERS: dict[str, type[_RawAnswer]] = {"coil": _Coils, "discrete": _Discretes, "holding": _Holdings, "input": _Inputs}
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Values of one type in an answer: which points they are, and where."""
-
-    value_type: ValueType
-    points: tuple[int, ...]
-    pick: Callable[[Sequence[Value]], tuple[Value, ...]] | None
-    """None: all values of the answer."""
-
-
 class _Read:
-    """A request with its decode plan, compiled once."""
+    """A request to a device, and how it fares."""
+
+    __slots__ = ("_first", "decoding", "failures", "plain", "request", "retry_at")
 
     def __init__(self, request: Request, device: ModbusDevice, reporter: Reporter) -> None:
-        tags = [device.tags[position] for position in request.fields]
         self.request = request
-        self.points = tuple(tag.index for tag in tags)
+        self.decoding = decoding(request, device.layout)
         self.failures = 0
         self.retry_at = 0.0
-        self._size = data_bytes(request.table, request.count)
-        self._decode = _decoder(request, tags)
-        self._factors = None
-        if not all(tag.field.is_raw for tag in tags):
-            # Integers 1 and 0 leave raw integers what they are.
-            self._factors = [(1, 0) if tag.field.is_raw else (tag.field.scale, tag.field.offset) for tag in tags]
-        self._no_values = tuple(
-            (position, tag.field.no_value) for position, tag in enumerate(tags) if tag.field.no_value is not None
-        )
-        self._ones = tuple(
-            (position, _ALL_ONES[tag.field.type])
-            for position, tag in enumerate(tags)
-            if tag.field.no_value is None and tag.field.type in _ALL_ONES
-        )
-        self.types = tuple(tag.field.value_type for tag in tags)
-        self.groups = tuple(_groups(self.types, self.points))
-        self._careful = bool(self._no_values) or any(
-            tag.field.type == "uint64" or tag.field.type not in _SIMPLE_TYPES for tag in tags
-        )
+        self._first = device.first
         self.plain = reporter.is_plain(self.points)
+
+    @property
+    def points(self) -> Sequence[int]:
+        """Points that it reads."""
+        return of_device(self.decoding.positions, self._first)
+
+    def points_of(self, group: Group) -> Sequence[int]:
+        """Points of a group of its values."""
+        return of_device(group.positions, self._first)
 
     def values(self, answer: ModbusPDU) -> Sequence[Value] | None:
         """Values of an answer, None in place of those that are none; None if the answer makes no sense."""
-        if not isinstance(answer, _ANSWERS[self.request.table]):
-            return None
-        raw = answer.raw
-        if len(raw) != self._size + 1 or raw[0] != self._size:
-            return None
-        values = self._decode(raw[1:])
-        if self._careful or (self._ones and _FOUR_ONES in raw):
-            return self._checked(values)
-        numbers = cast("tuple[float, ...]", values)
-        if not math.isfinite(sum(numbers)):
-            return self._checked(values)
-        if self._factors is not None:
-            return [value * scale + offset for value, (scale, offset) in zip(numbers, self._factors, strict=True)]
-        return values
-
-    def _checked(self, values: words.Values) -> list[Value]:
-        """One by one, since some may be no value."""
-        found: list[Value] = list(values)
-        for position, (value, type_) in enumerate(zip(values, self.types, strict=True)):
-            if value is None or isinstance(value, bool | str):
-                continue
-            if not math.isfinite(value):
-                found[position] = None
-            elif self._factors is not None:
-                scale, offset = self._factors[position]
-                scaled = value * scale + offset
-                found[position] = scaled if math.isfinite(scaled) else None
-            if type_ == "int" and not INT_MIN <= value <= INT_MAX:
-                found[position] = None
-        for position, no_value in (*self._no_values, *self._ones):
-            if values[position] == no_value:
-                found[position] = None
-        return found
+        return self.decoding.values(answer.raw) if isinstance(answer, _ANSWERS[self.request.table]) else None
 
 
 class _Unit:
     """What is known of a unit id on the connection."""
+
+    __slots__ = ("failures", "free_at", "late_until", "retry_at")
 
     def __init__(self) -> None:
         self.failures = 0
@@ -196,11 +145,12 @@ class _Unit:
 class _Device:
     """A device with its current plan."""
 
+    __slots__ = ("_reporter", "device", "pause_after_connect_s", "pause_s", "points", "reads", "replan_at", "unit")
+
     def __init__(self, device: ModbusDevice, unit: _Unit, reporter: Reporter) -> None:
         self.device = device
         self.unit = unit
-        self.points = tuple(tag.index for tag in device.tags)
-        self.addresses = device.addresses()
+        self.points = device.points
         self.pause_s = device.limits.pause_between_requests_ms / 1000
         self.pause_after_connect_s = device.limits.pause_after_connect_ms / 1000
         self._reporter = reporter
@@ -215,10 +165,11 @@ class _Device:
 
     def split(self, read: _Read, now: float) -> tuple[_Read, _Read] | None:
         """Split a refused request; None if it is for one field only."""
-        places = {self.addresses[position].address for position in read.request.fields}
+        addresses = self.device.layout.addresses()
+        places = {addresses[position].address for position in read.request.fields}
         if len(places) < 2:
             return None
-        one, other = (_Read(request, self.device, self._reporter) for request in bisect(read.request, self.addresses))
+        one, other = (_Read(request, self.device, self._reporter) for request in bisect(read.request, addresses))
         at = self.reads.index(read)
         self.reads[at : at + 1] = [one, other]
         self.replan_at = min(self.replan_at, now + jittered(_REPLAN_S))
@@ -246,13 +197,13 @@ class ModbusDriver:
         self.name = bus.settings.name
         self.turns = tuple(Turn(device.name, device.timing) for device in bus.devices)
         self._polling = polling
-        self._timebase = clock.timebase
+        self._clock = clock
         self._reporter = reporter
         self._signals = signals
         units: dict[int, _Unit] = {device.unit_id: _Unit() for device in bus.devices}
         self._devices = [_Device(device, units[device.unit_id], reporter) for device in bus.devices]
         self._settings = bus.settings
-        self._client = _client(bus.settings)
+        self._client = client(bus.settings)
         framer = self._client.ctx.framer
         self._line = framer if isinstance(framer, SerialFramer) else None
         self._silence_s = bus.settings.silence_s if isinstance(bus.settings, ModbusRtu) else _SILENCE_OVER_TCP_S
@@ -269,6 +220,8 @@ class ModbusDriver:
         self._losses_told = 0
         self._answered_at = time.monotonic()
         self._unanswered = 0
+        self._silent_unit: _Unit | None = None
+        """The unit that was asked last, if it did not answer."""
 
     async def poll(self, turn: int) -> None:
         """Read all of a device; see `Driver.poll`."""
@@ -299,15 +252,19 @@ class ModbusDriver:
                 await asyncio.sleep(max(0.0, unit.free_at - time.monotonic()))
             if self._line is not None:
                 await self._silence(self._line)
-            started_ns = time.time_ns()
+            started_ns = time.monotonic_ns()
             try:
                 answer = await self._request(read.request)
             except (ModbusException, OSError) as error:
+                if await self._was_deaf(unit):
+                    reads.appendleft(read)
+                    continue
                 self._unanswered_request(device, read, error, answered=answered)
                 return
-            ended_ns = time.time_ns()
+            ended_ns = time.monotonic_ns()
             self._answered_at = time.monotonic()
             self._unanswered = 0
+            self._silent_unit = None
             self._backoff.succeeded()
             if device.pause_s:
                 unit.free_at = self._answered_at + device.pause_s
@@ -382,22 +339,22 @@ class ModbusDriver:
             self._signals.bus_busy_s[self.name] += time.monotonic() - started
 
     def _accept(self, device: _Device, read: _Read, answer: ModbusPDU, started_ns: int, ended_ns: int) -> None:
-        at_us = self._timebase.plant_us((started_ns + ended_ns) // 2000)
+        at_us = self._clock.plant_us((started_ns + ended_ns) // 2)
         values = read.values(answer)
         read.failures = 0
         if values is None:
             self._fail(read.points, Quality.BAD_NONSENSE)
             return
         quality = Quality.GOOD
-        took_us = (ended_ns - started_ns) / 1000 * self._timebase.speed
+        took_us = (ended_ns - started_ns) / 1000 * self._clock.timebase.speed
         if took_us > self._polling.max_time_uncertainty * device.device.timing.interval_us:
             quality = Quality.UNCERTAIN_TIME
             self._signals.uncertain_times += len(read.points)
         reporter = self._reporter
-        if read.plain and None not in values and reporter.bad.keys().isdisjoint(read.points):
-            for group in read.groups:
+        if read.plain and None not in values and (not reporter.bad or reporter.bad.keys().isdisjoint(read.points)):
+            for group in read.decoding.groups:
                 found = values if group.pick is None else group.pick(values)
-                reporter.batcher.extend(group.value_type, group.points, at_us, found, quality)
+                reporter.batcher.extend(group.value_type, read.points_of(group), at_us, found, quality)
             return
         for point, value in zip(read.points, values, strict=True):
             if value is None:
@@ -412,6 +369,17 @@ class ModbusDriver:
             read.failures = self._polling.failures
             read.retry_at = time.monotonic() + jittered(_REFUSED_RETRY_S)
         self._fail(read.points, quality)
+
+    async def _was_deaf(self, unit: _Unit) -> bool:
+        """Whether a unit may have taken its request for the answer of a dead one; waits until it hears again."""
+        before, self._silent_unit = self._silent_unit, unit
+        if self._line is None or not self._client.connected or before is None or before is unit:
+            return False
+        if unit.failures % _SECOND_TRIES:
+            return False
+        # By then an answer that is only late has come, too.
+        await asyncio.sleep(max(_DEAF_S, _LATE_TIMEOUTS * self._settings.timeout_s))
+        return self._client.connected
 
     def _unanswered_request(self, device: _Device, read: _Read, error: Exception, *, answered: bool) -> None:
         if not self._client.connected:
@@ -448,15 +416,15 @@ class ModbusDriver:
 
     def _fail(self, points: Sequence[int], quality: Quality) -> None:
         self._signals.failures[qualities.label(quality)] += 1
-        self._reporter.turn_bad(points, quality, self._timebase.now_us())
+        self._reporter.turn_bad(points, quality, self._clock.now_us())
 
 
-def _client(settings: Modbus) -> AsyncModbusTcpClient | AsyncModbusSerialClient:
+def client(settings: Modbus) -> AsyncModbusTcpClient | AsyncModbusSerialClient:
     """A client that never retries or reconnects by itself; what it logs is counted here instead."""
     logging.getLogger("pymodbus").setLevel(logging.CRITICAL)
-    client: AsyncModbusTcpClient | AsyncModbusSerialClient
+    made: AsyncModbusTcpClient | AsyncModbusSerialClient
     if isinstance(settings, ModbusRtu):
-        client = AsyncModbusSerialClient(
+        made = AsyncModbusSerialClient(
             settings.port,
             baudrate=settings.baudrate,
             bytesize=settings.bytesize,
@@ -468,7 +436,7 @@ def _client(settings: Modbus) -> AsyncModbusTcpClient | AsyncModbusSerialClient:
             reconnect_delay=0,
         )
     else:
-        client = AsyncModbusTcpClient(
+        made = AsyncModbusTcpClient(
             settings.host,
             port=settings.port,
             framer=FramerType.SOCKET if isinstance(settings, ModbusTcp) else FramerType.RTU,
@@ -478,37 +446,10 @@ def _client(settings: Modbus) -> AsyncModbusTcpClient | AsyncModbusSerialClient:
             reconnect_delay=0,
         )
     if not isinstance(settings, ModbusTcp):
-        client.ctx.framer = SerialFramer(client.ctx.framer.decoder)
-        client.ctx.max_buffer_size = _LINE_BUFFER_BYTES
+        made.ctx.framer = SerialFramer(made.ctx.framer.decoder)
+        made.ctx.max_buffer_size = _LINE_BUFFER_BYTES
     # Its own count of unanswered requests spans all units and would close the connection.
-    client.set_max_no_responses(_ENDLESS)
+    made.set_max_no_responses(_ENDLESS)
     for answer in _ANSWERS.values():
-        client.register(answer)
-    return client
-
-
-def _decoder(request: Request, tags: Sequence[RegisterTag]) -> Callable[[bytes], words.Values]:
-    if request.table in ("coil", "discrete"):
-        return words.compile_bit_decoder([tag.field.address - request.address for tag in tags], request.count)
-    layout: list[words.Place] = [
-        (tag.field.address - request.address, tag.field.type, tag.word_order, tag.byte_order, tag.field.part)
-        for tag in tags
-    ]
-    return words.compile_decoder(layout, request.count)
-
-
-def _groups(types: Sequence[ValueType], points: Sequence[int]) -> list[_Group]:
-    groups = []
-    for value_type in dict.fromkeys(types):
-        positions = [position for position, type_ in enumerate(types) if type_ == value_type]
-        chosen = tuple(points[position] for position in positions)
-        groups.append(_Group(value_type, chosen, None if len(positions) == len(types) else _picker(positions)))
-    return groups
-
-
-def _picker(positions: Sequence[int]) -> Callable[[Sequence[Value]], tuple[Value, ...]]:
-    consecutive = all(after == before + 1 for before, after in pairwise(positions))
-    if consecutive:
-        first, end = positions[0], positions[-1] + 1
-        return lambda values: tuple(values[first:end])
-    return itemgetter(*positions)
+        made.register(answer)
+    return made

@@ -2,7 +2,8 @@
 
 Invariants
 
-- A reading's time is the source's timestamp, else the server's, else the middle of the read.
+- A reading's time is the source's timestamp, else the server's, else the middle of the read. The time of a clock
+  that was never set (a controller that starts in 1970 or 2000) is none.
 - The same value with the same timestamp is not sent again until the heartbeat, then with the time of the read.
 - A node that the server does not know, or reports bad, is bad alone; the others of its block go on.
 - Where security is configured, nothing but the server of the known certificate is ever talked to.
@@ -25,7 +26,7 @@ from asyncua.ua.uaerrors import UaError
 
 from edge_agent.clock import Clock
 from edge_agent.drivers.base import Backoff, Turn
-from edge_agent.drivers.opcua_security import make_safe
+from edge_agent.drivers.opcua_security import explained, make_safe
 from edge_agent.drivers.opcua_subscription import TOO_MUCH, Known, Subscription, read_id
 from edge_agent.drivers.opcua_values import quality_of, stamp_us, value_of
 from edge_agent.errors import EdgeError
@@ -65,7 +66,7 @@ class OpcUaDriver:
     def __init__(self, bus: OpcUaBus, clock: Clock, reporter: Reporter, signals: Signals) -> None:
         self.name = bus.settings.name
         self._settings = bus.settings
-        self._timebase = clock.timebase
+        self._clock = clock
         self._reporter = reporter
         self._signals = signals
         groups: dict[tuple[Timing, bool], list[NodeTag]] = {}
@@ -77,11 +78,9 @@ class OpcUaDriver:
         turns = [Turn(f"{self.name}/{timing.interval_us / US:g}s", timing) for timing, _ in groups]
         self._subscription: Subscription | None = None
         if self._subscribed:
-            care = Timing(max(1, round(_CARE_S * self._timebase.speed * US)), 0)
+            care = Timing(max(1, round(_CARE_S * clock.timebase.speed * US)), 0)
             turns.append(Turn(f"{self.name}/subscription", care))
-            self._subscription = Subscription(
-                bus.settings, self._subscribed, clock.timebase, self._report, reporter, signals
-            )
+            self._subscription = Subscription(bus.settings, self._subscribed, clock, self._report, reporter, signals)
         self.turns = tuple(turns)
         self._per_read = bus.settings.nodes_per_read
         self._client: Client | None = None
@@ -123,7 +122,7 @@ class OpcUaDriver:
         while start < len(tags):
             size = min(self._per_read, len(tags) - start)
             block = tags[start : start + size]
-            started_ns = time.time_ns()
+            started_ns = time.monotonic_ns()
             try:
                 found = await self._read([self._nodes[tag.index] for tag in block])
             except _CONNECTION_ERRORS as error:
@@ -134,7 +133,7 @@ class OpcUaDriver:
                 await self._lost(error)
                 self._fail(tags[start:], Quality.BAD_NO_COMMUNICATION)
                 return
-            at_us = self._timebase.plant_us((started_ns + time.time_ns()) // 2000)
+            at_us = self._clock.plant_us((started_ns + time.monotonic_ns()) // 2)
             if len(found) == size:
                 self._accept(block, found, at_us)
             else:
@@ -177,7 +176,9 @@ class OpcUaDriver:
             await self._drop(client)
             self._backoff.failed()
             if not self._failing:
-                _log.warning("connection %s: cannot connect, trying again: %r", self.name, error)
+                _log.warning(
+                    "connection %s: cannot connect, trying again: %s", self.name, explained(error, self._settings)
+                )
             self._failing = True
             return False
         self._client = client
@@ -251,7 +252,7 @@ class OpcUaDriver:
 
     def _fail(self, tags: Sequence[NodeTag], quality: Quality) -> None:
         self._signals.failures[qualities.label(quality)] += 1
-        self._reporter.turn_bad([tag.index for tag in tags], quality, self._timebase.now_us())
+        self._reporter.turn_bad([tag.index for tag in tags], quality, self._clock.now_us())
 
 
 _LIMITS = (

@@ -20,6 +20,7 @@ from asyncua import ua
 from asyncua.client.client import Client
 from asyncua.crypto import security_policies, uacrypto
 from asyncua.crypto.cert_gen import generate_self_signed_app_certificate
+from asyncua.ua.status_codes import StatusCodes
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -40,6 +41,7 @@ NEVER_S = float("inf")
 _VALID_DAYS = 730
 _RENEW_BEFORE = timedelta(days=60)
 _KEY_BITS = 2048
+_CERTIFICATE_FILE = "certificate.der"
 _DER_HEADER = 4
 _DER_LONG = 0x80
 _POLICIES: dict[str, type[security_policies.SecurityPolicy]] = {
@@ -47,6 +49,19 @@ _POLICIES: dict[str, type[security_policies.SecurityPolicy]] = {
     "Aes128Sha256RsaOaep": security_policies.SecurityPolicyAes128Sha256RsaOaep,
     "Aes256Sha256RsaPss": security_policies.SecurityPolicyAes256Sha256RsaPss,
 }
+
+_USER_REFUSED = frozenset(
+    {
+        StatusCodes.BadUserAccessDenied,
+        StatusCodes.BadIdentityTokenInvalid,
+        StatusCodes.BadIdentityTokenRejected,
+        StatusCodes.BadUserSignatureInvalid,
+    }
+)
+_CERTIFICATE_REFUSED = frozenset(
+    {StatusCodes.BadSecurityChecksFailed}
+    | {code for name, code in vars(StatusCodes).items() if name.startswith("BadCertificate")}
+)
 
 
 async def make_safe(client: Client, settings: OpcUa) -> float:
@@ -87,6 +102,23 @@ async def make_safe(client: Client, settings: OpcUa) -> float:
     return renew_at
 
 
+def explained(error: Exception, settings: OpcUa) -> str:
+    """Why a server did not let the agent in, for people: whom or what it refuses, where its answer says so."""
+    code, name = getattr(error, "code", None), type(error).__name__
+    if code in _USER_REFUSED:
+        who = "a client without a user"
+        if settings.username is not None:
+            who = f"user {settings.username!r} with this password"
+        elif settings.user_certificate_file is not None:
+            who = f"the user of certificate {settings.user_certificate_file}"
+        return f"the server refuses {who} ({name})"
+    if code in _CERTIFICATE_REFUSED and settings.security is not None:
+        directory = settings.security.directory
+        file = settings.security.certificate_file if directory is None else directory / _CERTIFICATE_FILE
+        return f"the server refuses the agent's certificate {file}, which it must trust ({name})"
+    return str(error) if isinstance(error, CertificateError) else repr(error)
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
     """SHA-256 of a certificate, 64 lower-case hex digits."""
     return certificate.fingerprint(hashes.SHA256()).hex()
@@ -102,7 +134,7 @@ def own_certificate(directory: Path, now: datetime) -> tuple[Path, Path, datetim
     CertificateError
         If there is something in its files that is no certificate or key.
     """
-    certificate_file, key_file = directory / "certificate.der", directory / "key.pem"
+    certificate_file, key_file = directory / _CERTIFICATE_FILE, directory / "key.pem"
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     key = _kept_key(key_file)
     if key is None:

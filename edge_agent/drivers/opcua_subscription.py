@@ -29,6 +29,7 @@ from asyncua.ua.object_ids import ObjectIds
 from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaStatusCodeError
 
+from edge_agent.clock import Clock
 from edge_agent.config import OpcUa
 from edge_agent.drivers.base import Backoff
 from edge_agent.drivers.opcua_values import quality_of, time_us, value_of
@@ -38,7 +39,7 @@ from edge_agent.signals import Signals
 from protocols import quality as qualities
 from protocols.quality import Quality
 from protocols.reading import Value
-from protocols.timebase import US, TimeBase
+from protocols.timebase import US
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ class Subscription:
         The connection.
     tags
         What to subscribe to.
-    timebase
+    clock
         Plant time.
     accept
         Takes what arrives.
@@ -138,13 +139,13 @@ class Subscription:
         self,
         settings: OpcUa,
         tags: Sequence[NodeTag],
-        timebase: TimeBase,
+        clock: Clock,
         accept: Accept,
         reporter: Reporter,
         signals: Signals,
     ) -> None:
         self._settings = settings
-        self._timebase = timebase
+        self._clock = clock
         self._accept = accept
         self._reporter = reporter
         self._signals = signals
@@ -228,14 +229,14 @@ class Subscription:
         if self._id is None or self._ended is not None:
             return
         known_us = self._received_us + self._skew_us - round(self._publish_s * US)
-        speed = self._timebase.speed
-        plant_us = self._timebase.plant_us(known_us)
+        timebase = self._clock.timebase
+        plant_us = timebase.plant_us(known_us)
         for tag in tags:
             item = self._of_point[tag.index]
             known = item.known
             if known is None or item.server_id is None:
                 continue
-            at_us = plant_us - round(tag.sampling_s * speed * US)
+            at_us = plant_us - round(tag.sampling_s * timebase.speed * US)
             if at_us > known.at_us:
                 self._reporter.good(tag.index, known.value, known.quality, at_us, known.stamp_us)
 
@@ -345,7 +346,7 @@ class Subscription:
         for item, code in refused:
             item.refusal = code
             if quality_of(code) == Quality.BAD_CONFIGURATION:
-                self._reporter.turn_bad([item.tag.index], Quality.BAD_CONFIGURATION, self._timebase.now_us())
+                self._reporter.turn_bad([item.tag.index], Quality.BAD_CONFIGURATION, self._clock.now_us())
         if fresh:
             named = ", ".join(
                 f"{item.tag.node} ({ua.StatusCode(ua.UInt32(code)).name})" for item, code in fresh[:_NAMED]
@@ -470,7 +471,7 @@ class Subscription:
         """Handle what was published; called by the session, which asks for more only afterwards."""
         if result.SubscriptionId != self._id:
             return
-        received_us = time.time_ns() // 1000
+        received_us = self._clock.real_us()
         started = time.monotonic()
         self._handling = True
         try:
@@ -497,7 +498,7 @@ class Subscription:
                 self._signals.failures["sequence"] += 1
                 self._end(f"messages {self._sequence + 1} to {sequence - 1} were lost")
             self._sequence = sequence
-        at_us = self._timebase.plant_us(received_us)
+        at_us = self._clock.timebase.plant_us(received_us)
         for notification in notifications:
             if isinstance(notification, ua.DataChangeNotification):
                 for found in notification.MonitoredItems:

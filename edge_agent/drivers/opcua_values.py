@@ -13,6 +13,8 @@ from protocols.quality import Quality
 from protocols.reading import INT_MAX, INT_MIN, Value, ValueType
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EARLIEST_US = 1_420_070_400_000_000
+"""2015: controllers that have lost their time begin again in 1970, 1984, 2000 or the year they were made for."""
 _SEVERITY = 0xC0000000
 _UNCERTAIN = 0x40000000
 _CODE = 0xFFFF0000
@@ -69,9 +71,9 @@ def value_of(raw: object, tag: NodeTag) -> Value:
 
 
 def stamp_us(found: ua.DataValue) -> int | None:
-    """Time that a value carries [µs UTC]: the source's, else the server's."""
-    stamp: datetime | None = found.SourceTimestamp or found.ServerTimestamp
-    return None if stamp is None else time_us(stamp)
+    """Time that a value carries [µs UTC]: the source's, else the server's; a clock that was never set has none."""
+    stamps = (time_us(stamp) for stamp in (found.SourceTimestamp, found.ServerTimestamp) if stamp is not None)
+    return next((at_us for at_us in stamps if at_us >= _EARLIEST_US), None)
 
 
 def time_us(stamp: datetime) -> int:

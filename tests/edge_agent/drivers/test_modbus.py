@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator
+import tomllib
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
+from edge_agent.clock import Clock
 from edge_agent.drivers import modbus
+from edge_agent.polling.schedule import serve
+from protocols.modbus import words
 from protocols.quality import Quality
-from protocols.timebase import TimeBase
+from protocols.timebase import REAL_TIME, TimeBase
 from tests.support import edge
 from tests.support.modbus_bench import bench
 from tests.support.modbus_responder import After, Asked, Reply, Responder
@@ -507,6 +513,8 @@ async def test_a_connection_that_is_refused_is_bad_and_heals() -> None:
                 await asyncio.sleep(0.05)
                 values = await found.values()
             assert values == {"m/a": 1}
+            # What was never made was not lost either.
+            assert found.signals.bus_reconnects == 0
 
 
 async def test_a_closed_connection_is_made_anew_without_a_bad_reading() -> None:
@@ -612,6 +620,7 @@ async def test_pauses_that_a_device_needs_are_kept() -> None:
         bench(edge.head(), edge.modbus(responder.port), edge.device("m", *tags, extra=limits)) as found,
     ):
         assert await found.values() == {"m/t0": 0, "m/t1": 1, "m/t2": 2}
+        assert len(times) == 3
         assert all(after - before >= 0.15 for before, after in pairwise(times))
 
 
@@ -661,3 +670,128 @@ async def test_an_unchanged_value_is_sent_at_the_heartbeat_and_a_step_stays_a_st
         readings = await found.poll()
         assert [reading.value for reading in readings] == [5, 6]
         assert readings[0].at_us < readings[1].at_us
+
+
+def test_pymodbus_is_one_exact_version() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    assert {one for one in wanted if one.startswith("pymodbus")} == {f"pymodbus=={version('pymodbus')}"}
+
+
+async def test_a_request_without_answer_is_sent_once_a_poll() -> None:
+    async with (
+        Responder(lambda _: None) as responder,
+        bench(
+            edge.head(polling="failures = 1000\nprobe_interval_s = 0.01"),
+            edge.modbus(responder.port, extra="timeout_s = 0.05"),
+            edge.device("m", edge.register("a", 1)),
+        ) as found,
+    ):
+        for polls in range(1, 4):
+            await found.poll()
+            assert len(responder.asked) == polls
+
+
+async def test_one_request_at_a_time_is_on_a_connection() -> None:
+    answer_s = 0.02
+    asked_at: list[float] = []
+
+    def handler(asked: Asked) -> Reply:
+        asked_at.append(time.monotonic())
+        return After(answer_s, asked.counting())
+
+    devices = [
+        edge.device(f"m{unit}", edge.register("a", unit), unit_id=unit, extra=f"poll_interval_s = {0.2 + 0.01 * unit}")
+        for unit in range(1, 9)
+    ]
+    async with (
+        Responder(handler) as responder,
+        bench(edge.head(), edge.modbus(responder.port), *devices) as found,
+    ):
+        clock = Clock(REAL_TIME, simulated=True)
+        task = asyncio.create_task(serve(found.driver, clock, found.batcher, found.signals))
+        deadline = time.monotonic() + 20
+        while len({asked.unit for asked in responder.asked}) < 8 and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert {asked.unit for asked in responder.asked} == set(range(1, 9))
+        assert all(later - earlier > 0.9 * answer_s for earlier, later in pairwise(asked_at))
+        assert responder.connections == 1
+
+
+async def test_a_decode_plan_is_compiled_once_not_at_every_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[int] = []
+    original = words.compile_decoder
+
+    def counted(layout: Sequence[words.Place], registers: int) -> Callable[[bytes], words.Values]:
+        compiled.append(registers)
+        return original(layout, registers)
+
+    monkeypatch.setattr(words, "compile_decoder", counted)
+    async with (
+        Responder(Asked.counting) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", edge.register("a", 1))) as found,
+    ):
+        for _ in range(5):
+            assert await found.values() == {"m/a": 1}
+    assert len(compiled) == 1
+
+
+async def test_a_counter_is_sent_as_the_device_shows_it_whatever_it_does() -> None:
+    # A transient zero, a turn of the register, a reset: what they mean is decided where the accounts are made.
+    shown = [4_294_967_000, 0, 4_294_967_100, 12, 5_000, 0, 7]
+    left = iter(shown)
+
+    def handler(asked: Asked) -> Reply:
+        return asked.answer(struct.unpack(">2H", struct.pack(">I", next(left))))
+
+    tag = (
+        edge.register("total", 1, "uint32").replace('"gauge"', '"counter"').replace('"temperature"', '"active_energy"')
+    )
+    tag = tag.replace('"degC"', '"kWh"') + 'modulus = 4_294_967_296.0\nmedium = "electricity"\n'
+    async with (
+        Responder(handler) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", tag)) as found,
+    ):
+        readings = [reading for _ in shown for reading in await found.poll()]
+        assert [reading.value for reading in readings] == shown
+        assert {reading.quality for reading in readings} == {Quality.GOOD}
+
+
+async def test_a_device_is_left_alone_for_a_while_after_connecting() -> None:
+    answered: list[float] = []
+
+    def handler(asked: Asked) -> Reply:
+        answered.append(time.monotonic() - connecting)
+        return asked.counting()
+
+    limits = "limits = { pause_after_connect_ms = 300 }"
+    async with (
+        Responder(handler) as responder,
+        bench(edge.head(), edge.modbus(responder.port), edge.device("m", edge.register("a", 1), extra=limits)) as found,
+    ):
+        connecting = time.monotonic()
+        for _ in range(2):
+            assert await found.values() == {"m/a": 1}
+        assert answered[0] >= 0.3
+        responder.hang_up()
+        connecting = time.monotonic()
+        deadline = connecting + 20
+        while len(answered) < 3 and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+            await found.poll()
+        assert answered[2] >= 0.3
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "serial-tcp", "serial"])
+async def test_by_default_no_pause_between_attempts_is_longer_than_30_s(protocol: str) -> None:
+    connection = {
+        "tcp": edge.modbus(1),
+        "serial-tcp": edge.serial_tcp(1),
+        "serial": edge.serial("/dev/ttyUSB0"),
+    }[protocol]
+    async with bench(edge.head(), connection, edge.device("m", edge.register("a", 1))) as found:
+        assert found.driver._settings.reconnect_max_s <= 30
+        # The client's own attempts, with their doubling pauses, are off.
+        assert found.driver._client.comm_params.reconnect_delay == 0

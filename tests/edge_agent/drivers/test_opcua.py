@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from asyncua import ua
@@ -12,7 +13,7 @@ from asyncua.ua.status_codes import StatusCodes
 from asyncua.ua.uaerrors import UaStatusCodeError
 
 from edge_agent.drivers.opcua import OpcUaDriver
-from edge_agent.drivers.opcua_values import quality_of, value_of
+from edge_agent.drivers.opcua_values import quality_of, stamp_us, value_of
 from edge_agent.points import NodeTag
 from protocols.quality import Quality
 from protocols.reading import ValueType
@@ -203,3 +204,21 @@ def test_what_does_not_fit_the_point_is_no_value(value_type: ValueType, raw: obj
     found = value_of(raw, tag)
     assert found == value
     assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("source", "server", "expected"),
+    [
+        (JUNE, None, JUNE_US),
+        (None, JUNE, JUNE_US),
+        (datetime(2000, 1, 1, 3, tzinfo=UTC), JUNE, JUNE_US),
+        (datetime(2000, 1, 1, 3, tzinfo=UTC), datetime(2000, 1, 1, 3, tzinfo=UTC), None),
+        (datetime(1970, 1, 1, tzinfo=UTC), None, None),
+        (None, None, None),
+    ],
+)
+def test_the_time_of_a_clock_that_was_never_set_is_none(
+    source: datetime | None, server: datetime | None, expected: int | None
+) -> None:
+    made: Any = ua.DataValue
+    assert stamp_us(made(ua.Variant(1.5), SourceTimestamp=source, ServerTimestamp=server)) == expected
