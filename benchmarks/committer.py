@@ -25,12 +25,13 @@ class Committer:
 
     Attributes
     ----------
-    messages
+    messages, readings
         How many came.
     """
 
     def __init__(self, broker: Broker) -> None:
         self.messages = 0
+        self.readings = 0
         self._broker = broker
         self._lock = threading.Lock()
         self._subscribed = threading.Event()
@@ -74,8 +75,10 @@ class Committer:
                 if record.state == "online":
                     self._say(set(record.epochs), record.session)
                 return
-            key = wire.key(wire.loads(payload, topic.channel), topic.channel)
+            document = wire.loads(payload, topic.channel)
+            key = wire.key(document, topic.channel)
             self.messages += 1
+            self.readings += sum(len(document[group]["p"]) for group in ("f", "i", "b", "s") if group in document)
             self._beyond[key.epoch].add(key.seq)
             self._touched.add(key.epoch)
 

@@ -7,30 +7,23 @@ everything. Beside it, bare loops that do the same block reads and keep nothing.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import orjson
 
 from benchmarks import loops
-from benchmarks.committer import Committer
+from benchmarks.agent import Measured, Windows, confined, head
+from benchmarks.agent import measure as measure_agent
 from benchmarks.errors import BenchmarkError
-from benchmarks.processes import usage
 from benchmarks.results import Result, Results, compared, median
-from deploy.local.broker import Broker, local_broker
-from deploy.local.processes import Child
-from tests.support import services
+from deploy.local.broker import Broker
 
 LOOP_S = 1.5
 LOOP_REPEATS = 3
-_MIDDLE_S = 0.25
-"""How long before the next poll the agent is told to stop [s]."""
 
 
 @dataclass(frozen=True)
@@ -39,38 +32,55 @@ class Case:
 
     Attributes
     ----------
-    windows, window_s, settle_s
-        CPU time is measured in so many stretches of so many seconds, after the agent ran for `settle_s`.
+    spelled_out
+        Each device lists its tags; otherwise all name one model of the configuration.
     """
 
     name: str
     devices: int
     tags: int
     connections: int
-    windows: int = 3
-    window_s: float = 5.0
-    settle_s: float = 4.0
+    windows: Windows = field(default_factory=Windows)
+    spelled_out: bool = False
+
+    @property
+    def tags_per_s(self) -> int:
+        """All tags of all devices, once a second."""
+        return self.devices * self.tags
 
 
 CASES = (
     Case("1000_tags", devices=20, tags=50, connections=4),
-    Case("25k_tags", devices=400, tags=62, connections=8),
     Case("100k_tags", devices=1600, tags=62, connections=16),
+    Case("100k_tags_spelled_out", 1600, 62, 16, Windows(count=2, length_s=5.0), spelled_out=True),
 )
+LADDER = (
+    Case("edge_largest", 4064, 62, 32, Windows(count=4, length_s=15.0, settle_s=15.0)),
+    *(
+        Case("edge_largest", devices, 62, 32, Windows(count=2, length_s=10.0, settle_s=15.0))
+        for devices in (4864, 5664, 6464, 7264)
+    ),
+)
+"""Loads for one core, ascending; the first is to be held for a minute."""
 
 
 def run(directory: Path) -> Results:
     """All cases, after the bare loops."""
     with responder(max(case.connections for case in CASES)) as ports:
-        bare_s = {kind: _bare_s(kind, ports[0]) for kind in loops.LOOPS}
+        bare_s = _bare(ports[0])
         results = {
             f"edge_modbus.bare_{kind}": Result(1 / cost_s, "requests/s of a core") for kind, cost_s in bare_s.items()
         }
         for case in CASES:
-            folder = directory / case.name
-            folder.mkdir()
-            results |= measure(case, ports, bare_s, folder)
+            results |= measure(case, ports, bare_s, _new(directory, case.name))
     return results
+
+
+def run_largest(directory: Path) -> Results:
+    """The ladder, after the bare loops."""
+    with responder(1) as ports:
+        bare_s = _bare(ports[0])
+    return largest(LADDER, bare_s, directory)
 
 
 def measure(case: Case, ports: list[int], bare_s: dict[str, float], directory: Path) -> Results:
@@ -87,54 +97,45 @@ def measure(case: Case, ports: list[int], bare_s: dict[str, float], directory: P
     directory
         An empty one.
     """
-    report = directory / "report.json"
-    config = directory / "agent.toml"
-    with broker(directory) as server, Committer(server) as committer:
-        config.write_text(agent_toml(case, ports, server, directory / "buffer.sqlite"))
-        command = [sys.executable, "-m", "edge_agent", "run", str(config), "--report", str(report), "--drain-s", "10"]
-        started = time.monotonic()
-        with Child("edge-agent", command, directory / "agent.log") as agent:
-            while committer.messages < 2:
-                agent.require()
-                if time.monotonic() > started + 120:
-                    raise BenchmarkError(f"the agent published nothing in 120 s:\n{agent.log_tail()}")
-                time.sleep(0.05)
-            start_s = time.monotonic() - started
-            time.sleep(case.settle_s)
-            shares, rss_mb = _windows(case, agent.pid)
-            # Between two polls, so that the last one is whole.
-            time.sleep(1 - (time.time() + _MIDDLE_S) % 1)
-            agent.stop(40)
-    totals = orjson.loads(report.read_bytes())
-    return _results(case, start_s, shares, rss_mb, bare_s, totals)
+    found = _agent(case, ports, directory, None)
+    return _results(f"edge_modbus.{case.name}", case, found, bare_s)
 
 
-def _windows(case: Case, pid: int) -> tuple[list[float], float]:
-    """CPU share [cores] in each window, and the largest memory [MB]."""
-    shares = []
-    rss_mb = 0.0
-    for _ in range(case.windows):
-        before, since = usage(pid), time.monotonic()
-        time.sleep(case.window_s)
-        after = usage(pid)
-        shares.append((after.cpu_s - before.cpu_s) / (time.monotonic() - since))
-        rss_mb = max(rss_mb, after.rss_mb)
-    return shares, rss_mb
+def largest(ladder: tuple[Case, ...], bare_s: dict[str, float], directory: Path) -> Results:
+    """The largest load that the agent holds on one core, with everything else on the others.
+
+    Held means: no poll time passes without a poll, and all that was read is delivered.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    results: Results = {}
+    reason = ""
+    with confined(set(cores[1:] or cores)), responder(max(case.connections for case in ladder)) as ports:
+        for case in ladder:
+            try:
+                found = _agent(case, ports, _new(directory, f"{case.name}_{case.devices}"), cores[0])
+            except BenchmarkError as error:
+                reason = str(error)
+                break
+            if found.overruns or found.totals["readings_pending"]:
+                reason = f"{found.overruns} overruns, {found.totals['readings_pending']} readings not delivered"
+                break
+            name = case.name
+            results = {f"{name}.held": Result(case.tags_per_s, "tags/s on one core")}
+            results |= _results(name, case, found, bare_s)
+    if not results:
+        raise BenchmarkError(f"{ladder[0].tags_per_s} tags/s could not be held on one core: {reason}")
+    if reason:
+        print(f"edge_largest: more was not held: {reason}", file=sys.stderr)
+    return results
 
 
-def _results(
-    case: Case,
-    start_s: float,
-    shares: list[float],
-    rss_mb: float,
-    bare_s: dict[str, float],
-    totals: dict[str, Any],
-) -> Results:
-    if totals["failures"]:
-        raise BenchmarkError(f"{case.name}: reads failed: {totals['failures']}")
-    share = median(shares)
-    name = f"edge_modbus.{case.name}"
-    due = max(totals["polls"] + totals["overruns"], 1)
+def _agent(case: Case, ports: list[int], directory: Path, core: int | None) -> Measured:
+    return measure_agent(lambda server, buffer: agent_toml(case, ports, server, buffer), case.windows, directory, core)
+
+
+def _results(name: str, case: Case, found: Measured, bare_s: dict[str, float]) -> Results:
+    totals = found.totals
+    share = median(found.cpu)
     return {
         f"{name}.cpu": compared(
             share, "core", case.devices * bare_s["pymodbus"], "bare pymodbus loop, same block reads"
@@ -142,67 +143,51 @@ def _results(
         f"{name}.cpu_to_asyncio": compared(
             share, "core", case.devices * bare_s["asyncio"], "bare asyncio loop, same block reads"
         ),
-        f"{name}.rss": Result(rss_mb, "MB"),
-        f"{name}.overruns": Result(totals["overruns"] / due, "of polls"),
+        f"{name}.rss": Result(found.rss_mb, "MB"),
+        f"{name}.rss_peak": Result(found.peak_mb, "MB"),
+        f"{name}.delivered": Result(found.readings_per_s, "readings/s"),
+        f"{name}.overruns": Result(found.overruns, "polls"),
+        f"{name}.overruns_at_start": Result(totals["overruns"] - found.overruns, "polls"),
         f"{name}.uncertain_times": Result(
             totals["uncertain_times"] / max(totals["readings_appended"], 1), "of readings"
         ),
         f"{name}.undelivered": Result(totals["readings_pending"], "readings"),
-        f"{name}.start": Result(start_s, "s"),
+        f"{name}.start": Result(found.start_s, "s"),
     }
 
 
 def agent_toml(case: Case, ports: list[int], server: Broker, buffer: Path) -> str:
     """Configuration of the agent for a case."""
-    tags = ", ".join(
-        f'{{name = "v{n}", quantity = "temperature", unit = "degC", kind = "gauge", table = "holding", '
-        f'address = {2 * n}, type = "float32"}}'
+    fields = [
+        {
+            "name": f'"v{n}"',
+            "quantity": '"temperature"',
+            "unit": '"degC"',
+            "kind": '"gauge"',
+            "table": '"holding"',
+            "address": str(2 * n),
+            "type": '"float32"',
+        }
         for n in range(case.tags)
-    )
-    parts = [
-        f"""\
-[agent]
-tenant = "bench"
-name = "gw1"
-site = "plant"
-[buffer]
-path = "{buffer}"
-[mqtt]
-host = "{server.host}"
-port = {server.port}
-version = {server.mqtt_version}
-[polling]
-poll_interval_s = 1
-gap_limit_s = 60
-"""
     ]
+    parts = [head(server, buffer)]
     parts += [
         f'[[connection]]\nname = "bus{n}"\nprotocol = "modbus-tcp"\nhost = "127.0.0.1"\nport = {port}\n'
         for n, port in enumerate(ports[: case.connections])
     ]
+    if case.spelled_out:
+        listed = ", ".join("{" + ", ".join(f"{key} = {value}" for key, value in one.items()) + "}" for one in fields)
+        tags = f"tag = [{listed}]\n"
+    else:
+        parts.append('[[model]]\nname = "meter"\nmedium = "none"\n')
+        parts += ["[[model.field]]\n" + "".join(f"{key} = {value}\n" for key, value in one.items()) for one in fields]
+        tags = 'model = "meter"\n'
     parts += [
         f'[[device]]\nname = "d{n}"\nconnection = "bus{n % case.connections}"\n'
-        f"unit_id = {n // case.connections + 1}\ntag = [{tags}]\n"
+        f"unit_id = {n // case.connections + 1}\n{tags}"
         for n in range(case.devices)
     ]
     return "".join(parts)
-
-
-@contextmanager
-def broker(directory: Path) -> Iterator[Broker]:
-    """Mosquitto, or amqtt where there is none."""
-    try:
-        with services.mosquitto(directory) as found:
-            yield found
-            return
-    except services.ServiceError as error:
-        print(f"edge_modbus: amqtt instead of Mosquitto: {error}", file=sys.stderr)
-    found = local_broker(directory, kind="amqtt")
-    found.start()
-    try:
-        yield found
-    finally:
-        found.child.kill()
 
 
 @contextmanager
@@ -218,8 +203,19 @@ def responder(ports: int) -> Iterator[list[int]]:
             process.kill()
 
 
+def _bare(port: int) -> dict[str, float]:
+    """CPU time of one block read by each of the bare loops [s]."""
+    return {kind: _bare_s(kind, port) for kind in loops.LOOPS}
+
+
 def _bare_s(kind: str, port: int) -> float:
     """CPU time of one block read by a bare loop [s]."""
     command = [sys.executable, "-m", "benchmarks.loops", kind, str(port), str(LOOP_S)]
     found = [json.loads(subprocess.run(command, check=True, capture_output=True).stdout) for _ in range(LOOP_REPEATS)]
     return median([loop["cpu_s"] / loop["requests"] for loop in found])
+
+
+def _new(directory: Path, name: str) -> Path:
+    folder = directory / name
+    folder.mkdir()
+    return folder

@@ -9,10 +9,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """CPU time so far [s], resident memory now [MB]."""
+    """CPU time so far [s], resident memory now and at its largest [MB]."""
 
     cpu_s: float
     rss_mb: float
+    peak_mb: float
 
 
 def usage(pid: int) -> Usage:
@@ -21,4 +22,6 @@ def usage(pid: int) -> Usage:
     # The times in `stat` count in hundredths of a second, too coarse for a share of a hundredth.
     cpu_ns = sum(int(task.read_text().split()[0]) for task in folder.glob("task/*/schedstat"))
     pages = int((folder / "statm").read_text().split()[1])
-    return Usage(cpu_ns / 1e9, pages * os.sysconf("SC_PAGE_SIZE") / 1e6)
+    lines = (folder / "status").read_text().splitlines()
+    (peak_kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return Usage(cpu_ns / 1e9, pages * os.sysconf("SC_PAGE_SIZE") / 1e6, int(peak_kib) * 1024 / 1e6)

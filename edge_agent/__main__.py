@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from edge_agent.operation import early  # noqa: F401 (handles signals from its import on)
+
+# isort: split
 import argparse
 import os
 import sys
@@ -10,9 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 from edge_agent import SOFTWARE, config, points, runtime
-from edge_agent.commands import import_list, probe
 from edge_agent.commands import plan as plans
-from edge_agent.importing.document import slug
 from edge_agent.points import Plan
 from edge_agent.runtime import RunOptions
 from protocols import logs
@@ -22,12 +23,15 @@ from protocols.quantities import Medium
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser(given[:1]).parse_args(given)
     if options.command == "print-config":
         print(json_schema(config.AgentConfig) if options.schema else config.sample(), end="")
         return 0
     if options.command == "import":
         return _import(options)
+    if options.command == "scan":
+        return _scan(options)
     try:
         plan = _load(options.config)
     except (OSError, UnicodeDecodeError) as error:
@@ -53,7 +57,7 @@ def _load(path: Path) -> Plan:
     return points.load(path.read_text(encoding="utf-8"), path.name, os.environ)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: list[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="edge-agent", description="Polls meters, buffers readings on disk and publishes them over MQTT."
     )
@@ -74,6 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     probing = commands.add_parser("probe", help="poll every device once and show what came; sends and writes nothing")
     probing.add_argument("config", type=Path, help="agent.toml")
     probing.add_argument("--device", metavar="NAME", help="only this device")
+    scanning = commands.add_parser("scan", help="find out what is on a bus or behind a server; only reads")
+    if command == ["scan"]:
+        # An agent that runs for years never needs what it takes.
+        from edge_agent.commands import scan
+
+        scan.add_arguments(scanning)
     _add_import(commands.add_parser("import", help="make a configuration from a register list (CSV or XLSX)"))
     printing = commands.add_parser("print-config", help="print a commented sample configuration")
     printing.add_argument("--schema", action="store_true", help="print the JSON Schema for editors instead")
@@ -102,6 +112,9 @@ def _seconds(text: str) -> float:
 
 
 def _import(options: argparse.Namespace) -> int:
+    from edge_agent.commands import import_list
+    from edge_agent.importing.document import slug
+
     name = slug(options.device or options.list.stem) or "device"
     modicon = None if options.addresses is None else options.addresses == "modicon"
     settings = import_list.Options(
@@ -121,7 +134,17 @@ def _import(options: argparse.Namespace) -> int:
     return 0 if found.complete else 1
 
 
+def _scan(options: argparse.Namespace) -> int:
+    from edge_agent.commands import scan
+
+    found = scan.run(options, lambda line: print(line, file=sys.stderr, flush=True))
+    print(found.text, end="")
+    return found.code
+
+
 def _probe(plan: Plan, device: str | None) -> int:
+    from edge_agent.commands import probe
+
     logs.configure("warning", "text")
     try:
         found = probe.run(plan, device)

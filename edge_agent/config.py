@@ -6,13 +6,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from protocols import topics
 from protocols.clock import ClockConfig
 from protocols.config import Model
 from protocols.errors import ProtocolError
-from protocols.meters.schema import Limits, Order, RegisterType, TableName
+from protocols.meters.schema import Limits, Order, RegisterMap, RegisterType, SourceStatus, TableName
 from protocols.modbus.requests import Cost
 from protocols.quantities import Kind, Medium
 from protocols.reading import ValueType
@@ -62,15 +62,23 @@ class Buffer(Model):
     path
         SQLite file; made if missing. Two agents never share one.
     max_bytes
-        Most that records may take [B]; the file may become up to two thirds larger, and never shrinks.
+        Most that the file and its log may take [B]; beyond it readings never sent are thinned, then dropped.
+    free_space_floor_bytes
+        What is to stay free on the file system [B]: with less the buffer comes down as at its limit, though
+        not below a few MB. By default 200 MB, or a twentieth of a smaller file system than 4 GB.
     retain_committed_s, retain_committed_bytes
         How long, and how much of, what the store has is kept for the case that the store is restored [s], [B].
+    hold_unsynchronised_s
+        A gateway may start before its clock is set. Until it is synchronised readings wait, then they are re-timed;
+        once there is a connection to the broker, for so long at most [s], real time. 0: they do not wait.
     """
 
     path: Path
     max_bytes: int = Field(default=1_000_000_000, ge=1_000_000)
+    free_space_floor_bytes: int | None = Field(default=None, ge=0)
     retain_committed_s: float = Field(default=7 * 86_400.0, ge=0)
     retain_committed_bytes: int = Field(default=200_000_000, ge=0)
+    hold_unsynchronised_s: float = Field(default=60.0, ge=0, allow_inf_nan=False)
 
 
 class Batching(Model):
@@ -88,7 +96,9 @@ class Tls(Model):
     ca_file
         Authorities that may have signed the broker's certificate.
     certificate_file, key_file
-        The agent's own certificate, where the broker wants one.
+        The agent's own certificate, where the broker wants one; the key without passphrase.
+
+    All are read anew for each connection, so that they may be renewed while the agent runs.
     """
 
     ca_file: Path | None = None
@@ -109,6 +119,8 @@ class Mqtt(Model):
     ----------
     version
         5, or 3 for MQTT 3.1.1.
+    fallback
+        Whether a broker that does not take version 5 is spoken to in 3.1.1, in which it can't refuse a message.
     client_id
         None: drawn at every start, so that a cloned gateway does not throw the first one out.
     username, password_file, password_env
@@ -123,11 +135,14 @@ class Mqtt(Model):
         Real time after which a message that is not committed is sent again [s].
     delivery
         "committed": a message is delivered when the store has it. "broker": when the broker has it.
+    status_interval_s
+        Real time between status messages [s]; 0: none.
     """
 
     host: str
     port: Port = 1883
     version: Literal[5, 3] = 5
+    fallback: bool = True
     client_id: str | None = None
     username: str | None = None
     password_file: Path | None = None
@@ -138,6 +153,7 @@ class Mqtt(Model):
     max_uncommitted: int = Field(default=2000, ge=1, le=100_000)
     resend_after_s: Seconds = 30.0
     delivery: Literal["committed", "broker"] = "committed"
+    status_interval_s: float = Field(default=60.0, ge=0, le=86_400, allow_inf_nan=False)
 
     @field_validator("version", mode="before")
     @classmethod
@@ -438,7 +454,9 @@ class Tag(_Named):
     node, value_type
         OPC-UA: node id such as ``ns=2;s=Kiln.Feed``, and how the value is stored (default float).
     deadband, deadband_percent
-        OPC-UA subscriptions: the server does not send changes up to this [unit], [% of the node's range].
+        Report by exception: changes up to this are not sent [unit], [% of the value sent last]; but the last
+        reading before a larger one is, and one per heartbeat. OPC-UA subscriptions: the server does not send
+        them, and the percentage is one of the node's range.
     scale, offset
         ``value = raw * scale + offset``.
     modulus, max_rate_per_h, accuracy_class, gap_limit_s, heartbeat_s
@@ -472,6 +490,48 @@ class Tag(_Named):
     heartbeat_s: Seconds | None = None
 
 
+_TAGS = TypeAdapter(tuple[Tag, ...])
+
+
+_known_lists: dict[str, tuple[Tag, ...]] = {}
+_MOST_LISTS = 16
+
+
+def _checked_tags(value: Any) -> tuple[Tag, ...]:
+    """A list of tags; equal ones are checked once, and are one object."""
+    text = repr(value)
+    found = _known_lists.get(text)
+    if found is None:
+        found = _TAGS.validate_python(value)
+        if len(_known_lists) == _MOST_LISTS:
+            _known_lists.clear()
+        _known_lists[text] = found
+    return found
+
+
+def forget_lists() -> None:
+    """Forget the lists of tags that were kept so that equal ones are one object."""
+    _known_lists.clear()
+
+
+class OwnModel(RegisterMap):
+    """A model that the catalogue lacks, in the form of its files; any number of devices may name it.
+
+    Attributes
+    ----------
+    name
+        What devices call it.
+    maker, model, source, source_status
+        As in the catalogue, where they are known.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9]+(_[a-z0-9]+)*$")
+    maker: str = ""
+    model: str = ""
+    source: str = ""
+    source_status: SourceStatus = "recalled"
+
+
 class Device(_Named):
     """A device, or a group of nodes of a server.
 
@@ -482,7 +542,7 @@ class Device(_Named):
     unit_id
         Modbus.
     model
-        Meter model of the catalogue.
+        Meter model: a ``[[model]]`` of this file, or one of the catalogue.
     tags
         Fields of the model to read; all by default.
     tag
@@ -526,6 +586,22 @@ class Device(_Named):
     sampling_interval_s: Seconds | None = None
     serial: str | None = None
 
+    @field_validator("tag", mode="before")
+    @classmethod
+    def _alike(cls, value: Any) -> Any:
+        try:
+            return _checked_tags(value)
+        except ValidationError:
+            # Checked again as a part of the device, it is explained by its place.
+            return value
+
+    @field_validator("serial")
+    @classmethod
+    def _storable(cls, value: str | None) -> str | None:
+        if value is not None and "\0" in value:
+            raise ValueError("holds a NUL character, which a database could not store")
+        return value
+
 
 class Metrics(Model):
     """Where the agent serves its metrics, for Prometheus; without this table it does not.
@@ -551,6 +627,7 @@ class AgentConfig(Model):
     mqtt: Mqtt
     metrics: Metrics | None = None
     connection: tuple[Connection, ...]
+    model: tuple[OwnModel, ...] = ()
     device: tuple[Device, ...]
 
 

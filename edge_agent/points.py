@@ -1,14 +1,20 @@
 """From a configuration to what is polled: the schema of points, and per connection the devices with their tags.
 
 Nothing is connected here. Every problem is found, each named by file, device, tag, value and what is allowed.
+
+Devices that differ only in name, serial number, unit id and times are planned once: they share a `Layout`, and the
+definitions of their points. Of the configuration only what a run needs is kept.
 """
 
 from __future__ import annotations
 
 import os
+import pickle
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,15 +23,16 @@ from pydantic import ValidationError
 from edge_agent import config as settings
 from edge_agent.config import AgentConfig
 from protocols import config as documents
-from protocols.birth import Point, Schema
+from protocols.birth import Point
 from protocols.config import ConfigError
 from protocols.errors import CatalogueError, DecodePlanError
 from protocols.meters import catalogue
-from protocols.meters.schema import Field, Limits, MeterModel, Order
+from protocols.meters.schema import Field, Limits, Order, RegisterMap, RegisterType, TableName
 from protocols.modbus import requests
 from protocols.modbus.requests import Cost, FieldAddress, Request
 from protocols.modbus.words import TEXT_TYPES
 from protocols.reading import ValueType
+from protocols.roster import Member, Roster, Sheet
 from protocols.timebase import US
 
 _NODE = re.compile(r"(ns=\d+;)?(i=\d+|s=.+|g=[0-9a-fA-F-]{36}|b=.+)")
@@ -45,17 +52,41 @@ _MODBUS_KEYS = (
 _DEADBANDS = ("deadband", "deadband_percent")
 _NEEDED_MODBUS = ("quantity", "unit", "kind", "table", "address", "type")
 _NEEDED_OPCUA = ("quantity", "unit", "kind", "node")
+_OWN: dict[str, Any] = {"name": "-", "connection": "-", "unit_id": None, "phase_s": 0.0, "serial": None}
+"""What devices that are planned together may differ in."""
 _HEARTBEATS_PER_GAP_LIMIT = 3
 _LAST_SERIAL_UNIT = 247
 _RAW = ".raw"
 
 
 @dataclass(frozen=True, slots=True)
+class Register:
+    """Where a value is and what it means; see `protocols.meters.schema.Field`."""
+
+    name: str
+    quantity: str
+    unit: str
+    table: TableName
+    address: int
+    count: int
+    type: RegisterType
+    part: int
+    scale: float
+    offset: float
+    is_raw: bool
+    no_value: int | None
+    value_type: ValueType
+
+
+@dataclass(frozen=True, slots=True)
 class RegisterTag:
-    """A tag read by Modbus: its index in the schema, its field, and the order of words and bytes."""
+    """A tag read by Modbus: its index in the schema, its field, and the order of words and bytes.
+
+    In a layout the index is the position among the tags of the device.
+    """
 
     index: int
-    field: Field
+    field: Register
     word_order: Order
     byte_order: Order
 
@@ -90,20 +121,58 @@ class Timing:
     phase_us: int
 
 
-@dataclass(frozen=True, slots=True)
-class ModbusDevice:
-    """A device with the requests that read its tags; a request's fields are positions in `tags`."""
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Layout:
+    """What devices of one kind have in common; each is itself alone, so that it can name what is made for it.
 
-    name: str
-    timing: Timing
-    unit_id: int
+    Attributes
+    ----------
+    limits
+        What the devices can take.
+    tags
+        Tags, by position.
+    requests
+        What reads them, for unit 0; a request's fields are positions in `tags`.
+    """
+
     limits: Limits
     tags: tuple[RegisterTag, ...]
     requests: tuple[Request, ...]
 
     def addresses(self) -> tuple[FieldAddress, ...]:
-        """Where its tags are."""
-        return tuple(_address(position, tag) for position, tag in enumerate(self.tags))
+        """Where the tags are."""
+        return tuple(_address(tag) for tag in self.tags)
+
+
+@dataclass(frozen=True, slots=True)
+class ModbusDevice:
+    """A device: what it has in common with its kind, and the index in the schema of its first point."""
+
+    name: str
+    timing: Timing
+    unit_id: int
+    first: int
+    layout: Layout
+
+    @property
+    def limits(self) -> Limits:
+        """What it can take."""
+        return self.layout.limits
+
+    @property
+    def points(self) -> range:
+        """Indices of its points in the schema."""
+        return range(self.first, self.first + len(self.layout.tags))
+
+    @property
+    def tags(self) -> tuple[RegisterTag, ...]:
+        """Its tags, with their indices in the schema."""
+        return tuple(replace(tag, index=self.first + tag.index) for tag in self.layout.tags)
+
+    @property
+    def requests(self) -> tuple[Request, ...]:
+        """What reads its tags; a request's fields are positions in `tags`."""
+        return tuple(replace(request, unit_id=self.unit_id) for request in self.layout.requests)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +183,11 @@ class OpcUaDevice:
     timing: Timing
     tags: tuple[NodeTag, ...]
     subscribed: bool = False
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """Indices of its points in the schema."""
+        return tuple(tag.index for tag in self.tags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +208,20 @@ class OpcUaBus:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that a run needs."""
+    """All that a run needs.
+
+    Attributes
+    ----------
+    config
+        Without its devices and models.
+    schema
+        The points.
+    buses
+        What is polled.
+    """
 
     config: AgentConfig
-    schema: Schema
+    schema: Roster
     buses: tuple[ModbusBus | OpcUaBus, ...]
 
 
@@ -149,7 +233,13 @@ def load(text: str, file: str, environment: Mapping[str, str]) -> Plan:
     ConfigError
         With every problem found, one a line.
     """
-    return resolve(documents.parse(text, AgentConfig, file, environment), file)
+    try:
+        packed = pickle.dumps(resolve(documents.parse(text, AgentConfig, file, environment), file))
+    finally:
+        settings.forget_lists()
+    # What was read lies scattered among all that the file held, and would keep its memory from being given back.
+    found: Plan = pickle.loads(packed)  # noqa: S301 (our own)
+    return found
 
 
 def resolve(config: AgentConfig, file: str) -> Plan:
@@ -170,18 +260,34 @@ def resolve(config: AgentConfig, file: str) -> Plan:
         else OpcUaBus(bus, tuple(resolver.opcua.get(bus.name, ())))
         for bus in config.connection
     )
-    return Plan(config, Schema(site=config.agent.site, points=tuple(resolver.points)), buses)
+    kept = config.model_copy(update={"device": (), "model": ()})
+    return Plan(kept, Roster(config.agent.site, resolver.members), buses)
 
 
-def _address(position: int, tag: RegisterTag) -> FieldAddress:
-    return FieldAddress(position, tag.field.table, tag.field.address, tag.field.count)
+def _address(tag: RegisterTag) -> FieldAddress:
+    return FieldAddress(tag.index, tag.field.table, tag.field.address, tag.field.count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What devices share that are configured alike."""
+
+    layout: Layout
+    sheet: Sheet
 
 
 class _Resolver:
     def __init__(self, config: AgentConfig) -> None:
         self.config = config
         self.problems: list[str] = []
-        self.points: list[Point] = []
+        self.members: list[Member] = []
+        self._first = 0
+        """Index of the device's first point."""
+        self._points: list[Point] = []
+        """Points of the device."""
+        self._kinds: dict[tuple[settings.Device, Cost], _Kind] = {}
+        self._plans: dict[tuple[tuple[FieldAddress, ...], Limits, Cost], tuple[Request, ...]] = {}
+        self._models = {model.name: model for model in config.model}
         self.modbus: dict[str, list[ModbusDevice]] = {}
         self.opcua: dict[str, list[OpcUaDevice]] = {}
         self._connections = {bus.name: bus for bus in config.connection}
@@ -191,6 +297,9 @@ class _Resolver:
             self.problems.append("device: none; allowed: at least one [[device]]")
         self._distinct("connection", [bus.name for bus in self.config.connection])
         self._distinct("device", [device.name for device in self.config.device])
+        self._distinct("model", [model.name for model in self.config.model])
+        for name in sorted(self._models.keys() & set(catalogue.names())) if self._models else ():
+            self.problems.append(f"model {name!r}: the catalogue has one of this name; allowed: another name")
         for device in self.config.device:
             bus = self._connections.get(device.connection)
             if bus is None:
@@ -209,8 +318,9 @@ class _Resolver:
         self.problems.append(f"{place}: {message}")
 
     def _distinct(self, what: str, names: list[str]) -> None:
-        for name in sorted({name for name in names if names.count(name) > 1}):
-            self.problems.append(f"{what} {name!r}: {names.count(name)} have this name; allowed: one of each name")
+        for name, count in sorted(Counter(names).items()):
+            if count > 1:
+                self.problems.append(f"{what} {name!r}: {count} have this name; allowed: one of each name")
 
     def _timing(self, device: settings.Device) -> Timing:
         interval_s = device.poll_interval_s or self.config.polling.poll_interval_s
@@ -231,40 +341,62 @@ class _Resolver:
             self._problem(device, f"unit_id is missing; allowed: {allowed}")
         elif serial and not 1 <= device.unit_id <= _LAST_SERIAL_UNIT:
             self._problem(device, f"unit_id {device.unit_id}; allowed: {allowed}")
+        if len(self.problems) > before or device.unit_id is None:
+            return
+        cost = bus.cost()
+        alike = device.model_copy(update=_OWN), cost
+        kind = self._kinds.get(alike) or self._kind(device, cost)
+        if kind is None:
+            return
+        self._kinds[alike] = kind
+        found = ModbusDevice(device.name, self._timing(device), device.unit_id, self._first, kind.layout)
+        self.modbus.setdefault(bus.name, []).append(found)
+        self._member(device, kind.sheet)
+
+    def _kind(self, device: settings.Device, cost: Cost) -> _Kind | None:
+        """Plan a device, and with it all that are configured like it."""
+        before = len(self.problems)
+        self._points = []
         model = self._model(device)
         tags = list(self._register_tags(device, model)) if len(self.problems) == before else []
         self._overlaps(device, tags)
-        if len(self.problems) > before or device.unit_id is None:
-            return
+        if len(self.problems) > before:
+            return None
         if not tags:
             self._problem(device, "no tag; allowed: a model, or at least one [[device.tag]]")
-            return
+            return None
         limits = model.limits if model else Limits()
         if device.limits is not None:
             limits = limits.model_copy(update=device.limits.model_dump(exclude_unset=True))
-        cost = bus.cost()
         cost = Cost(cost.round_trip_s + limits.pause_between_requests_ms / 1000, cost.bytes_per_s)
-        addresses = [_address(position, tag) for position, tag in enumerate(tags)]
+        places = tuple(_address(tag) for tag in tags), limits, cost
         try:
-            planned = requests.plan(addresses, device.unit_id, limits, cost)
+            planned = self._plans.get(places) or requests.plan(places[0], 0, limits, cost)
         except DecodePlanError as error:
             self._problem(device, str(error))
-            return
-        found = ModbusDevice(device.name, self._timing(device), device.unit_id, limits, tuple(tags), planned)
-        self.modbus.setdefault(bus.name, []).append(found)
+            return None
+        self._plans[places] = planned
+        return _Kind(Layout(limits, tuple(tags), planned), Sheet(self._points))
 
-    def _model(self, device: settings.Device) -> MeterModel | None:
+    def _member(self, device: settings.Device, sheet: Sheet) -> None:
+        self.members.append(Member(device.name, device.serial, sheet))
+        self._first += sheet.size
+
+    def _model(self, device: settings.Device) -> RegisterMap | None:
         if device.model is None:
             if device.tags is not None:
                 self._problem(device, "tags without model; allowed: with a model, else [[device.tag]]")
             return None
+        if device.model in self._models:
+            return self._models[device.model]
         try:
             return catalogue.model(device.model)
         except CatalogueError as error:
-            self._problem(device, str(error).replace("; known:", "; allowed:"))
+            own = "".join(f"{name}, " for name in self._models)
+            self._problem(device, str(error).replace("; known: ", f"; allowed: {own}"))
             return None
 
-    def _register_tags(self, device: settings.Device, model: MeterModel | None) -> Iterator[RegisterTag]:
+    def _register_tags(self, device: settings.Device, model: RegisterMap | None) -> Iterator[RegisterTag]:
         own = {tag.name: tag for tag in device.tag}
         names = [tag.name for tag in device.tag]
         for name in sorted({name for name in names if names.count(name) > 1}):
@@ -287,7 +419,7 @@ class _Resolver:
             if raw is not None:
                 yield raw
 
-    def _raw_tag(self, device: settings.Device, tag: settings.Tag, field: Field) -> RegisterTag | None:
+    def _raw_tag(self, device: settings.Device, tag: settings.Tag, field: Register) -> RegisterTag | None:
         """Another tag that keeps the registers of a tag as they are, where that is wanted."""
         if field.table in ("coil", "discrete"):
             if tag.keep_raw:
@@ -315,12 +447,12 @@ class _Resolver:
             type="hex",
             length=field.count,
         )
-        return RegisterTag(self._add(point), made, "big", "big")
+        return RegisterTag(self._add(point), _register(made), "big", "big")
 
     def _register_tag(
-        self, device: settings.Device, model: MeterModel | None, fields: Mapping[str, Field], tag: settings.Tag
+        self, device: settings.Device, model: RegisterMap | None, fields: Mapping[str, Field], tag: settings.Tag
     ) -> RegisterTag | None:
-        for key in ("node", "value_type", *_DEADBANDS):
+        for key in ("node", "value_type"):
             if getattr(tag, key) is not None:
                 self._problem(device, f"{key} {getattr(tag, key)!r}; allowed: on OPC-UA connections only", tag.name)
                 return None
@@ -344,11 +476,14 @@ class _Resolver:
         except ValidationError as error:
             self._invalid(device, tag.name, error)
             return None
+        if not self._deadband_fits(device, tag, field.value_type):
+            return None
         medium = tag.medium or device.medium or (model.medium if model else "none")
+        by_exception = tag.deadband is not None or tag.deadband_percent is not None
         point = self._point(
             device,
             tag,
-            heartbeat_s=None,
+            heartbeat_s=self._silence_s(device, tag) if by_exception else None,
             quantity=field.quantity,
             unit=field.unit,
             kind=field.kind,
@@ -358,6 +493,8 @@ class _Resolver:
             offset=field.offset,
             modulus=field.modulus,
             accuracy_class=field.accuracy_class,
+            deadband=tag.deadband,
+            deadband_percent=tag.deadband_percent,
             address=f"{field.table} {field.address} {_form(field)}",
             model=device.model if base else None,
         )
@@ -365,7 +502,7 @@ class _Resolver:
             return None
         word_order = field.word_order or device.word_order or (model.word_order if model else "big")
         byte_order = field.byte_order or device.byte_order or (model.byte_order if model else "big")
-        return RegisterTag(self._add(point), field, word_order, byte_order)
+        return RegisterTag(self._add(point), _register(field), word_order, byte_order)
 
     def _overlaps(self, device: settings.Device, tags: list[RegisterTag]) -> None:
         def place(tag: RegisterTag) -> tuple[object, ...]:
@@ -390,7 +527,10 @@ class _Resolver:
         """Refuse a second device that reads what another one reads: most likely a unit id not edited."""
         for bus, devices in self.modbus.items():
             taken: dict[tuple[int, str, int], str] = {}
+            units = Counter(device.unit_id for device in devices)
             for device in devices:
+                if units[device.unit_id] == 1:
+                    continue
                 shared = self._shared(device, taken)
                 if shared is not None:
                     tag, other = shared
@@ -457,6 +597,7 @@ class _Resolver:
             if getattr(device, key) is not None:
                 self._problem(device, f"{key}; allowed: on Modbus connections only")
         tags = []
+        self._points = []
         seen: set[str] = set()
         for tag in device.tag:
             if tag.name in seen:
@@ -470,6 +611,7 @@ class _Resolver:
         subscribed = (device.mode or bus.mode) == "subscribe"
         found = OpcUaDevice(device.name, self._timing(device), tuple(tags), subscribed)
         self.opcua.setdefault(device.connection, []).append(found)
+        self._member(device, Sheet(self._points))
 
     def _node_tag(self, device: settings.Device, tag: settings.Tag, bus: settings.OpcUa) -> NodeTag | None:
         for key in _MODBUS_KEYS:
@@ -488,14 +630,13 @@ class _Resolver:
         if value_type != "float" and (scale, offset) != (1.0, 0.0):
             self._problem(device, f"scale {scale:g}, offset {offset:g} on value_type {value_type!r}; allowed: float")
             return None
-        if not self._deadband_fits(device, tag, bus, value_type):
+        if not self._deadband_fits(device, tag, value_type):
             return None
-        gap_limit_s = self._gap_limit_s(device, tag)
-        poll_interval_s = device.poll_interval_s or self.config.polling.poll_interval_s
+        subscribed = (device.mode or bus.mode) == "subscribe"
         point = self._point(
             device,
             tag,
-            heartbeat_s=max(gap_limit_s / _HEARTBEATS_PER_GAP_LIMIT, poll_interval_s),
+            heartbeat_s=self._silence_s(device, tag),
             quantity=tag.quantity,
             unit=tag.unit,
             kind=tag.kind,
@@ -506,12 +647,14 @@ class _Resolver:
             modulus=tag.modulus,
             accuracy_class=tag.accuracy_class,
             deadband=tag.deadband,
+            # A subscription's is a share of the node's range, and the server's business.
+            deadband_percent=None if subscribed else tag.deadband_percent,
             address=tag.node,
         )
         if point is None:
             return None
         return NodeTag(
-            self._add(point),
+            self._first + self._add(point),
             tag.node,
             value_type,
             scale,
@@ -521,16 +664,12 @@ class _Resolver:
             deadband_percent=tag.deadband_percent or 0.0,
         )
 
-    def _deadband_fits(
-        self, device: settings.Device, tag: settings.Tag, bus: settings.OpcUa, value_type: ValueType
-    ) -> bool:
+    def _deadband_fits(self, device: settings.Device, tag: settings.Tag, value_type: ValueType) -> bool:
         given = [key for key in _DEADBANDS if getattr(tag, key) is not None]
         if not given:
             return True
         allowed = None
-        if (device.mode or bus.mode) != "subscribe":
-            allowed = 'with mode = "subscribe" only'
-        elif value_type not in ("float", "int"):
+        if value_type not in ("float", "int"):
             allowed = "on value_type float or int"
         elif len(given) > 1:
             allowed = "one of them"
@@ -549,6 +688,11 @@ class _Resolver:
             hint = f" ({tag.name!r} is not a field of {device.model})" if device.model else ""
             self._problem(device, f"{', '.join(missing)} missing{hint}; needed: {', '.join(needed)}", tag.name)
         return not missing
+
+    def _silence_s(self, device: settings.Device, tag: settings.Tag) -> float:
+        """Heartbeat of a point that is reported by exception, where none is given."""
+        poll_interval_s = device.poll_interval_s or self.config.polling.poll_interval_s
+        return max(self._gap_limit_s(device, tag) / _HEARTBEATS_PER_GAP_LIMIT, poll_interval_s)
 
     def _gap_limit_s(self, device: settings.Device, tag: settings.Tag) -> float:
         return tag.gap_limit_s or device.gap_limit_s or self.config.polling.gap_limit_s
@@ -588,8 +732,26 @@ class _Resolver:
             self._problem(device, where + problem["msg"].removeprefix("Value error, "), tag)
 
     def _add(self, point: Point) -> int:
-        self.points.append(point)
-        return len(self.points) - 1
+        self._points.append(point)
+        return len(self._points) - 1
+
+
+def _register(field: Field) -> Register:
+    return Register(
+        field.name,
+        sys.intern(field.quantity),
+        sys.intern(field.unit),
+        field.table,
+        field.address,
+        field.count,
+        field.type,
+        field.part,
+        field.scale,
+        field.offset,
+        field.is_raw,
+        field.no_value,
+        field.value_type,
+    )
 
 
 def _form(field: Field) -> str:

@@ -24,16 +24,21 @@ from edge_agent.buffer.outbox import Outbox
 from edge_agent.buffer.records import Stats
 from edge_agent.clock import Clock
 from edge_agent.errors import EdgeError
+from edge_agent.operation import memory
 from edge_agent.operation.commits import Commits
 from edge_agent.operation.http import Responder
 from edge_agent.operation.metrics import exposition, families
 from edge_agent.operation.notify import Notifier
+from edge_agent.operation.status import report
+from edge_agent.operation.status import status as make_status
+from edge_agent.operation.waiting import Waiting
 from edge_agent.points import Plan
 from edge_agent.polling.crew import Crew
 from edge_agent.publish.publisher import Publisher
 from edge_agent.signals import Signals
 from protocols.config import ConfigError
 from protocols.errors import ProtocolError
+from protocols.status import Status
 
 _log = logging.getLogger(__name__)
 _CHECK_S = 0.2
@@ -63,6 +68,7 @@ class RunOptions:
 
 def run(plan: Plan, options: RunOptions) -> int:
     """Run until a signal says stop; returns the exit code."""
+    memory.return_large_blocks()
     return asyncio.run(_Run(plan, options).run())
 
 
@@ -75,21 +81,35 @@ class _Run:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reload = asyncio.Event()
+        self._started = time.monotonic()
 
     async def run(self) -> int:
+        # Before anything else: a stop that comes while the buffer is opened waits until it can be done in order.
+        with _on_signals({signal.SIGTERM: self._signalled, signal.SIGINT: self._signalled, **self._hangup()}):
+            return await self._run()
+
+    async def _run(self) -> int:
         config = self._plan.config
-        clock = Clock(config.clock.time_base(time.time_ns() // 1000), config.clock.simulated)
+        time_base = config.clock.time_base(time.time_ns() // 1000)
+        clock = Clock(time_base, config.clock.simulated, config.buffer.hold_unsynchronised_s)
         agent = config.agent
         try:
-            outbox = Outbox(config.buffer, agent.tenant, agent.name, self._plan.schema, clock.now_us, self._signals)
+            outbox = Outbox(
+                config.buffer,
+                agent.tenant,
+                agent.name,
+                self._plan.schema,
+                clock.now_us,
+                self._signals,
+                holding=clock.holding,
+            )
         except (EdgeError, OSError, sqlite3.Error) as error:
             _log.error("%s", error)
             return 1
         try:
             publisher = Publisher(config.mqtt, agent.tenant, agent.name, outbox, self._signals, SOFTWARE)
             publisher.start()
-            with _on_signals({signal.SIGTERM: self._signalled, signal.SIGINT: self._signalled, **self._hangup()}):
-                failed = await self._poll_and_drain(clock, outbox, publisher)
+            failed = await self._poll_and_drain(clock, outbox, publisher)
             await asyncio.to_thread(publisher.stop)
             if outbox.failure is None:
                 self._report(await asyncio.wrap_future(outbox.stats()))
@@ -107,23 +127,34 @@ class _Run:
         return {signal.SIGHUP: self._reload.set} if self._options.load is not None else {}
 
     async def _poll_and_drain(self, clock: Clock, outbox: Outbox, publisher: Publisher) -> bool:
+        config = self._plan.config
         commits = Commits(outbox.append)
         crew = Crew(self._plan, clock, commits, self._signals)
+        memory.return_all()
         crew.start()
 
         async def page() -> str:
             return exposition(families(self._signals, crew, commits, await _stats(outbox), clock.now_us()))
 
+        async def status() -> Status:
+            uptime_s = time.monotonic() - self._started
+            return make_status(config.agent, self._signals, crew, clock, await _stats(outbox), uptime_s)
+
         def trouble(limit_s: float) -> str | None:
             if commits.oldest_s() > limit_s:
                 return f"a batch has waited for the disk for {commits.oldest_s():.0f} s"
+            if found := publisher.trouble(limit_s):
+                return found
             return next((found for line in crew.lines if (found := line.trouble(limit_s))), None)
 
+        waiting = Waiting(clock, outbox)
         metrics = await self._serve_metrics(page)
+        telling = asyncio.create_task(report(config.mqtt.status_interval_s, status, publisher.tell_status))
         self._notifier.ready()
         try:
             while not self._stop.is_set() and not (crew.failure or outbox.failure or publisher.failure):
                 self._notifier.feed(trouble)
+                waiting.look(publisher.connected_s, crew.close_books)
                 if self._reload.is_set():
                     self._reload.clear()
                     crew = await self._reloaded(crew, clock, outbox, commits)
@@ -132,11 +163,15 @@ class _Run:
             self._notifier.stopping()
             failure = await crew.stop() or outbox.failure or publisher.failure
         finally:
+            telling.cancel()
             await metrics.stop()
         if failure is not None:
             _log.error("stopping because of a failure: %s", failure)
             return True
-        await self._drain(outbox, publisher)
+        if clock.holding:
+            _log.warning("the clock is not synchronised: what waits for it stays in the buffer")
+        else:
+            await self._drain(outbox, publisher)
         return False
 
     async def _serve_metrics(self, page: Callable[[], Awaitable[str]]) -> Responder:
@@ -175,6 +210,7 @@ class _Run:
         else:
             self._plan = plan
             _log.info("the configuration was reloaded")
+        memory.return_all()
         new.start()
         self._notifier.ready()
         return new

@@ -34,22 +34,22 @@ def summary(plan: Plan) -> str:
 
 
 def _modbus_requests(plan: Plan, device: ModbusDevice, cost: Cost) -> list[str]:
+    points, tags = plan.schema.points, device.tags
     found = [f"  device {device.name}: unit_id {device.unit_id}, every {device.timing.interval_us / US:g} s"]
     for request in device.requests:
         expected_ms = 1000 * cost.seconds(1, data_bytes(request.table, request.count))
         last = request.address + request.count - 1
         found.append(f"    {request.table} {request.address} to {last}, about {expected_ms:.1f} ms")
         for position in request.fields:
-            tag = device.tags[position]
-            unit = plan.schema.points[tag.index].unit
-            found.append(f"      {tag.field.name} [{unit}]: {tag.field.address} {tag.field.type}")
+            tag = tags[position]
+            found.append(f"      {tag.field.name} [{points[tag.index].unit}]: {tag.field.address} {tag.field.type}")
     return found
 
 
 def _nodes(plan: Plan, group: OpcUaDevice) -> list[str]:
     found = [f"  device {group.name}: every {group.timing.interval_us / US:g} s"]
-    found += [
-        f"    {plan.schema.points[tag.index].tag} [{plan.schema.points[tag.index].unit}]: {tag.node}"
-        for tag in group.tags
-    ]
+    points = plan.schema.points
+    for tag in group.tags:
+        point = points[tag.index]
+        found.append(f"    {point.tag} [{point.unit}]: {tag.node}")
     return found

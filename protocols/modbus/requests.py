@@ -200,15 +200,22 @@ def _cheapest(spans: list[_Span], table: TableName, most: int, cost: Cost) -> li
     """Cut the spans into runs of at most `most` entries (one span at least) so that the total is least."""
     # best[n]: requests, bytes and last cut of the cheapest way to read the first n spans.
     best: list[tuple[int, int, int]] = [(0, 0, 0)]
-    for n in range(1, len(spans) + 1):
-        options = []
-        for cut in range(n - 1, -1, -1):
-            count = spans[n - 1].end - spans[cut].address
-            if count > most and cut < n - 1:
+    starts = [span.address for span in spans]
+    for last, span in enumerate(spans):
+        end = span.end
+        least: tuple[float, int, int, int] | None = None
+        for cut in range(last, -1, -1):
+            count = end - starts[cut]
+            if count > most and cut < last:
                 break
             requests, data, _ = best[cut]
-            options.append((requests + 1, data + data_bytes(table, count), cut))
-        best.append(min(options, key=lambda option: (cost.seconds(option[0], option[1]), option)))
+            requests += 1
+            data += data_bytes(table, count)
+            option = cost.seconds(requests, data), requests, data, cut
+            if least is None or option < least:
+                least = option
+        assert least is not None
+        best.append(least[1:])
     groups: list[list[_Span]] = []
     n = len(spans)
     while n:

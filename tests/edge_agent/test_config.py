@@ -379,7 +379,7 @@ def test_unknown_models_fields_tags_and_connections_are_refused() -> None:
         "agent.toml: device 'mill': connection 'buss' is unknown; allowed: bus"
     ]
     assert device('connection = "bus"\nunit_id = 1\nmodel = "eastron"')[0].startswith(
-        "agent.toml: device 'mill': meter model 'eastron' is unknown; allowed: abb_b23, "
+        "agent.toml: device 'mill': meter model 'eastron' is unknown; allowed: 2flow_mag11, "
     )
     assert device(model, 'tags = ["power"]')[0].startswith(
         "agent.toml: device 'mill': tags: 'power' is not a field of eastron_sdm630; allowed: voltage_l1, "

@@ -210,7 +210,7 @@ def test_the_outbox_adopts_a_schema_with_its_birth_before_its_data(tmp_path: Pat
     try:
         outbox.restart(1).result(60)
         outbox.adopt(second).result(60)
-        outbox.grant(1, 10).result(60)
+        outbox.grant(1, 10, 10).result(60)
         wait_until(lambda: len(handed) == 2, "both births")
         assert [(record.kind, record.detail) for record in handed] == [
             (Kind.BIRTH, first.id()),

@@ -58,10 +58,20 @@ def test_the_birth_tells_deadband_and_heartbeat() -> None:
     assert getattr(device.tags[0], "deadband", None) == 0.25
 
 
+def test_a_share_of_the_nodes_range_is_not_told_as_one_of_the_value() -> None:
+    """A subscription's percentage is the server's business; that of polled nodes is the agent's."""
+    for connection, told in ((SUBSCRIBE, None), ("", 5)):
+        plan = edge.plan(
+            edge.head(),
+            edge.opcua("opc.tcp://127.0.0.1:1", extra=connection),
+            edge.device("kiln", edge.node("feed", "i=1", extra="deadband_percent = 5"), connection="dcs", unit_id=None),
+        )
+        assert [point.deadband_percent for point in plan.schema.points] == [told]
+
+
 @pytest.mark.parametrize(
     ("connection", "tag", "message"),
     [
-        ("", "deadband = 1", 'deadband 1; allowed: with mode = "subscribe" only'),
         (SUBSCRIBE, "deadband = 1\ndeadband_percent = 1", "deadband 1, deadband_percent 1; allowed: one of them"),
         (SUBSCRIBE, "deadband = 0", "deadband"),
         (SUBSCRIBE, "deadband_percent = 101", "deadband_percent"),
