@@ -8,7 +8,6 @@ Promises
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from pydantic import ValidationError
 from edge_agent.importing import cells, meaning
 from edge_agent.importing.cells import CellError
 from edge_agent.importing.columns import Columns
+from edge_agent.scanning.toml import string
 from protocols.meters.schema import Field
 from protocols.modbus.limits import TableName
 from protocols.quantities import Medium
@@ -235,7 +235,7 @@ def _head(options: Options) -> Iterator[str]:
     yield '[buffer]\npath = "buffer/gateway1.sqlite"\n'
     yield '[mqtt]\nhost = "mqtt.example.com"\n'
     yield '[[connection]]\nname = "bus"\nprotocol = "modbus-tcp"'
-    yield f"host = {_string(options.host)}\nport = {options.port}"
+    yield f"host = {string(options.host)}\nport = {options.port}"
 
 
 def _devices(imported: Imported) -> Iterator[str]:
@@ -246,14 +246,9 @@ def _devices(imported: Imported) -> Iterator[str]:
         while unique in taken:
             unique = f"{unique[: _LONGEST_NAME - 1]}x"
         taken.add(unique)
-        yield f'\n[[device]]\nname = {_string(unique)}\nconnection = "bus"\nunit_id = {unit_id}'
+        yield f'\n[[device]]\nname = {string(unique)}\nconnection = "bus"\nunit_id = {unit_id}'
         for found, medium in fields:
             yield "\n[[device.tag]]"
             keys = found.model_dump(exclude_defaults=True) | {"medium": medium}
             for key, value in keys.items():
-                yield f"{key} = {_string(value) if isinstance(value, str) else repr(value)}"
-
-
-def _string(text: str) -> str:
-    """A TOML basic string; its escapes are those of JSON, and a dollar sign names a variable only before a brace."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+                yield f"{key} = {string(value) if isinstance(value, str) else repr(value)}"
