@@ -66,11 +66,11 @@ _REPLAN_S = 3600.0
 _ENDLESS = 10**9
 _LATE_TIMEOUTS = 2.0
 """On a serial line, a unit that did not answer is left alone for so many time-outs: its answer may be late."""
-_DEAF_S = 0.6
-"""So long a unit that has mistaken a request for an answer waits for its rest; half a second with libmodbus [s]."""
+DEAF_S = 0.6
+"""So long a unit waits for the answer of another one, or for the rest of a frame; half a second with libmodbus [s]."""
 _SECOND_TRIES = 4
 """One in so many unanswered polls of a unit that comes after a dead one has a second try: the first, the fifth …"""
-_SILENCE_OVER_TCP_S = 0.005
+SILENCE_OVER_TCP_S = 0.005
 _LINE_BUFFER_BYTES = 4096
 
 
@@ -206,7 +206,7 @@ class ModbusDriver:
         self._client = client(bus.settings)
         framer = self._client.ctx.framer
         self._line = framer if isinstance(framer, SerialFramer) else None
-        self._silence_s = bus.settings.silence_s if isinstance(bus.settings, ModbusRtu) else _SILENCE_OVER_TCP_S
+        self._silence_s = bus.settings.silence_s if isinstance(bus.settings, ModbusRtu) else SILENCE_OVER_TCP_S
         self._ask = {
             "coil": self._client.read_coils,
             "discrete": self._client.read_discrete_inputs,
@@ -378,7 +378,7 @@ class ModbusDriver:
         if unit.failures % _SECOND_TRIES:
             return False
         # By then an answer that is only late has come, too.
-        await asyncio.sleep(max(_DEAF_S, _LATE_TIMEOUTS * self._settings.timeout_s))
+        await asyncio.sleep(max(DEAF_S, _LATE_TIMEOUTS * self._settings.timeout_s))
         return self._client.connected
 
     def _unanswered_request(self, device: _Device, read: _Read, error: Exception, *, answered: bool) -> None:

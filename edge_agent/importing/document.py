@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from edge_agent.importing import cells, meaning
 from edge_agent.importing.cells import CellError
 from edge_agent.importing.columns import Columns
-from edge_agent.scanning.toml import string
+from edge_agent.toml import string
 from protocols.meters.schema import Field
 from protocols.modbus.limits import TableName
 from protocols.quantities import Medium

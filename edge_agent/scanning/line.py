@@ -25,6 +25,7 @@ from pymodbus.pdu import ModbusPDU
 from edge_agent.config import Modbus, ModbusRtu, ModbusTcp
 from edge_agent.drivers import modbus
 from edge_agent.drivers.base import Backoff
+from edge_agent.drivers.modbus import DEAF_S, SILENCE_OVER_TCP_S
 from edge_agent.scanning.errors import OutOfRequestsError, ScanError
 from edge_agent.scanning.framing import Identification, ScanFramer
 from protocols.modbus.limits import TableName
@@ -44,9 +45,6 @@ _PATIENCE = 10.0
 """Answers are waited for at most so many times longer than at first."""
 _LATE_MARGIN = 1.5
 _LATE_TIMEOUTS = 2.0
-_SILENCE_OVER_TCP_S = 0.005
-DEAF_S = 0.6
-"""So long a unit waits for the answer of another one, or for the rest of a frame; half a second with libmodbus [s]."""
 _HEADER_BYTES = 7
 _LONGEST_BYTES = 250
 
@@ -150,7 +148,7 @@ class Line:
             self._client.ctx.trace_packet = self._overhear
         else:
             self._framer = self._client.ctx.framer = ScanFramer(self._client.ctx.framer.decoder, self._stray)
-            self._silence_s = settings.silence_s if isinstance(settings, ModbusRtu) else _SILENCE_OVER_TCP_S
+            self._silence_s = settings.silence_s if isinstance(settings, ModbusRtu) else SILENCE_OVER_TCP_S
 
     @property
     def left(self) -> int:

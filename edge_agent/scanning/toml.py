@@ -5,19 +5,14 @@ Put beside ``[agent]``, ``[buffer]`` and ``[mqtt]``. What a scan cannot know is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from edge_agent.config import Connection
+from edge_agent.toml import string
 
 HEAD = "# Made by a scan; to be put beside [agent], [buffer] and [mqtt], see `edge-agent print-config`."
-
-
-def string(text: str) -> str:
-    """A TOML basic string; its escapes are those of JSON, and a dollar sign names a variable only before a brace."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def expands(text: str) -> bool:

@@ -10,8 +10,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from edge_agent.drivers.modbus import DEAF_S
 from edge_agent.scanning.errors import OutOfRequestsError
-from edge_agent.scanning.line import DEAF_S, Answer, Line
+from edge_agent.scanning.line import Answer, Line
 from protocols.modbus.limits import TableName
 
 _ROUNDS = 2
