@@ -193,9 +193,9 @@ def test_a_broker_that_ends_the_connection_over_a_large_message_gets_the_others(
     sender.append(1, readings=1000)
     sender.append(5, readings=5)
     wait_until(lambda: sender.pending() == 1, "all but the large one")
+    wait_until(lambda: sender.signals.oversize == 1, "the large one to be held back")
     (line,) = [line for line in caplog.messages if "held back" in line]
     assert "/7 with 1000 readings has made the broker end 3 connections" in line
-    assert sender.signals.oversize == 1
     # The connection holds from now on, and is used in full.
     before = len(odd_broker.seen)
     sender.append(20, readings=5)

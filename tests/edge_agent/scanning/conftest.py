@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,14 +39,7 @@ Check = Callable[[str], Awaitable[tuple[int, str]]]
 @pytest.fixture
 def scan(capsys: pytest.CaptureFixture[str]) -> Scan:
     async def run(*arguments: str) -> Ended:
-        # A scan configures the log of its process, which here is that of the tests after it, too.
-        root = logging.getLogger()
-        handlers, level = root.handlers[:], root.level
-        try:
-            code = await asyncio.to_thread(main, ["scan", *arguments])
-        finally:
-            root.handlers[:] = handlers
-            root.setLevel(level)
+        code = await asyncio.to_thread(main, ["scan", *arguments])
         return Ended(code, *capsys.readouterr())
 
     return run
