@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
 import importlib.util
@@ -22,11 +23,14 @@ from packaging.requirements import Requirement
 from packaging.tags import compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
+from deploy.local.broker import Broker
 from deploy.offline import bundle as building
 from deploy.offline import check
 from deploy.offline.errors import OfflineError
 from deploy.offline.lock import Locked, needed, read
 from deploy.offline.targets import Target
+from tests.support import installed
+from tests.support.modbus_responder import Responder
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -173,6 +177,19 @@ def test_it_installs_the_agent_as_a_service_with_the_network_off(
     checked = run(*cut_off, agent, "check-config", config)
     assert (checked.returncode, ": ok, " in checked.stdout) == (0, True), checked.stderr
     assert [found.name for found in (root / "opt/metercarbon/releases").iterdir()] == ["1"]
+
+
+async def test_values_of_an_agent_installed_with_the_network_off_reach_the_database(
+    folder: Path, cut_off: list[str], plain_database_dsn: str, mosquitto: Broker
+) -> None:
+    home = folder.parent
+    done = await asyncio.to_thread(run, *cut_off, "sh", folder / "install.sh", home / "agent")
+    assert done.returncode == 0, done.stderr
+    async with Responder(lambda asked: asked.counting()) as meter:
+        await asyncio.to_thread((home / "agent.toml").write_text, installed.config(mosquitto, meter.port))
+        command = [str(home / "agent/bin/edge-agent"), "run", "agent.toml"]
+        found = await installed.first_value(command, home, {"PATH": os.environ["PATH"]}, plain_database_dsn, mosquitto)
+    assert found == installed.FIRST
 
 
 def test_a_changed_byte_in_any_file_is_told_with_its_name(folder: Path) -> None:

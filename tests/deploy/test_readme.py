@@ -6,22 +6,14 @@ import asyncio
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-import psycopg
 import pytest
 
-from cloud_ingest.ingest.config import IngestConfig, MqttConfig
-from cloud_ingest.ingest.service import Ingest
-from cloud_ingest.signals import Signals
-from cloud_ingest.store import migrate
-from cloud_ingest.store.config import StoreConfig
 from deploy.local.broker import Broker
-from tests.support import edge
+from tests.support import installed
 from tests.support.modbus_responder import Responder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,18 +61,6 @@ def run(command: str, folder: Path, variables: dict[str, str]) -> str:
     return done.stdout
 
 
-def make_tables(dsn: str) -> None:
-    with psycopg.connect(dsn) as conn:
-        migrate.migrate(conn)
-
-
-def stored(dsn: str) -> list[tuple[str, float]]:
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        return conn.execute(
-            "SELECT point.name, value FROM reading_float JOIN point USING (point_id) ORDER BY at"
-        ).fetchall()
-
-
 @pytest.mark.timeout(400)
 async def test_an_agent_is_installed_by_the_readmes_commands_and_its_values_reach_the_database(
     plain_database_dsn: str, mosquitto: Broker, tmp_path: Path
@@ -95,27 +75,8 @@ async def test_an_agent_is_installed_by_the_readmes_commands_and_its_values_reac
             output[command] = await asyncio.to_thread(run, command, work, variables)
             if "print-config" in command:
                 # "Name your meters here."
-                text = edge.head("buffer.sqlite", mosquitto.port, mosquitto.mqtt_version)
-                device = edge.device("oven", edge.register("heat", 217, extra="scale = 0.5"))
-                (work / "agent.toml").write_text(f"{text}{edge.modbus(meter.port)}{device}")
-        assert "217" in output["agent/bin/edge-agent plan agent.toml"]
-        assert "217" in output["agent/bin/edge-agent probe agent.toml"]
-        await asyncio.to_thread(make_tables, plain_database_dsn)
-        broker = MqttConfig(host=mosquitto.host, port=mosquitto.port, version=5, client_id="readme")
-        ingest = Ingest(StoreConfig(dsn=plain_database_dsn), broker, IngestConfig(), Signals())
-        await asyncio.to_thread(ingest.start)
-        agent = await asyncio.create_subprocess_exec(*start.split(), cwd=work, env=variables)
-        try:
-            deadline = time.monotonic() + 60
-            while not (found := await asyncio.to_thread(stored, plain_database_dsn)):
-                assert time.monotonic() < deadline
-                assert agent.returncode is None
-                await asyncio.sleep(0.2)
-            agent.send_signal(signal.SIGTERM)
-            assert await asyncio.wait_for(agent.wait(), 60) == 0
-        finally:
-            if agent.returncode is None:
-                agent.kill()
-                await agent.wait()
-            await asyncio.to_thread(ingest.stop)
-    assert found[0] == ("plant/oven/heat", 108.5)
+                (work / "agent.toml").write_text(installed.config(mosquitto, meter.port))
+        for command in ("plan", "probe"):
+            assert str(installed.REGISTER) in output[f"agent/bin/edge-agent {command} agent.toml"]
+        found = await installed.first_value(start.split(), work, variables, plain_database_dsn, mosquitto)
+    assert found == installed.FIRST
