@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from typing import Any
 import orjson
 import psycopg
 
-from cloud_ingest import config, runtime
+from cloud_ingest import aside, config, runtime
 from cloud_ingest.errors import CloudError
 from cloud_ingest.settle import plants
-from cloud_ingest.store import incarnation, letters, migrate, pool
+from cloud_ingest.store import incarnation, migrate, pool
 from cloud_ingest.store.pool import Connection
 from cloud_ingest.store.status import status
 from protocols import logs
@@ -44,13 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return runtime.run(found)
     try:
         with pool.connect(found.store.connection_string(), f"cloud-ingest {options.command}", autocommit=True) as conn:
-            return _command(options, conn)
+            return _command(options, found, conn)
+    except aside.SelectionError as error:
+        print(f"cloud-ingest {options.command} {options.action}: {error}", file=sys.stderr)
+        return 2
     except (CloudError, psycopg.Error) as error:
         print(f"cloud-ingest {options.command}: {str(error).strip()}", file=sys.stderr)
         return 1
 
 
-def _command(options: argparse.Namespace, conn: Connection) -> int:
+def _command(options: argparse.Namespace, found: config.Config, conn: Connection) -> int:
     if options.command == "migrate":
         applied = migrate.migrate(conn)
         print("\n".join(applied) if applied else "nothing to do")
@@ -62,22 +64,9 @@ def _command(options: argparse.Namespace, conn: Connection) -> int:
         case "restored":
             life = incarnation.restored(conn)
             print(f"incarnation {life.id}: agents will send again what this database lacks")
-        case "dlq":
-            return _dead_letters(options, conn)
-    return 0
-
-
-def _dead_letters(options: argparse.Namespace, conn: Connection) -> int:
-    if options.action == "list":
-        for letter in letters.newest(conn, options.limit):
-            _print(dataclasses.asdict(letter), indent=False)
-        return 0
-    found = letters.find(conn, options.id)
-    if found is None:
-        print(f"cloud-ingest dlq show: there is no dead letter {options.id}", file=sys.stderr)
-        return 1
-    letter, payload = found
-    _print(dataclasses.asdict(letter) | {"payload": payload.decode("utf-8", "backslashreplace")})
+        case "dlq" | "quarantine":
+            listed = options.action != "show"
+            return aside.run(options, found, conn, lambda document: _print(document, indent=not listed))
     return 0
 
 
@@ -98,12 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "check-config", "check a configuration without connecting")
     printing = commands.add_parser("print-config", help="print a commented sample configuration")
     printing.add_argument("--schema", action="store_true", help="print the JSON Schema for editors instead")
-    dlq = commands.add_parser("dlq", help="look at dead letters")
-    actions = dlq.add_subparsers(dest="action", required=True, metavar="action")
-    listing = _add(actions, "list", "print the newest dead letters, one JSON object a line")
-    listing.add_argument("--limit", type=_positive, default=20)
-    show = _add(actions, "show", "print one dead letter with its payload")
-    show.add_argument("id", type=int)
+    aside.add_parsers(commands, _add)
     return parser
 
 
@@ -113,13 +97,6 @@ def _add(commands: Any, name: str, what: str) -> argparse.ArgumentParser:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     parser.add_argument("--log-format", choices=("text", "json"), default="text")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}; allowed: from 1")
-    return value
 
 
 def _version() -> str:

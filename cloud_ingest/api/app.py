@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from cloud_ingest.api import errors, models
 from cloud_ingest.api.config import ApiConfig
-from cloud_ingest.api.routes import accounts, agents, operation, points, readings, status
+from cloud_ingest.api.routes import accounts, agents, dead_letters, operation, points, quarantine, readings, status
 from cloud_ingest.api.state import State, product_version
 from cloud_ingest.signals import Signals
 from cloud_ingest.store import pool
@@ -72,6 +72,6 @@ def create_app(
     )
     app.state.shared = State(config, connections, signals, waiting_for)
     errors.install(app)
-    for module in (points, readings, accounts, agents, status, operation):
+    for module in (points, readings, accounts, agents, dead_letters, quarantine, status, operation):
         app.include_router(module.router)
     return app

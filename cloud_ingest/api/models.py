@@ -203,6 +203,51 @@ class Agents(_Answer):
     agents: list[Agent]
 
 
+class DeadLetter(_Answer):
+    """A message that could not be stored."""
+
+    id: int
+    agent: str | None
+    topic: str
+    kind: str = Field(description="Such as undecodable, identity or conflict.")
+    reason: str
+    batch_id: int | None = Field(description="Its place in the ledger, if it could be read who it is.")
+    first_at: str
+    last_at: str
+    times: int = Field(description="How often it came.")
+    size: int = Field(description="Of the payload [bytes].")
+    payload: str | None = Field(default=None, description="In base64; only where one letter is asked for.")
+
+
+class DeadLetters(_Answer):
+    """A page of dead letters, newest first."""
+
+    dead_letters: list[DeadLetter]
+    next: str | None = Field(description="Cursor of the next page; null at the end.")
+
+
+class QuarantinedReading(_Answer):
+    """A reading with a time that can't be."""
+
+    id: int
+    state: str = Field(description="held, released or discarded.")
+    batch_id: int
+    agent: str | None
+    point: str
+    at_us: int = Field(description="Its time as it came, which may be any [µs UTC].")
+    value: str | None = Field(description="As text; null if the quality is bad.")
+    quality: str
+    reason: str
+    quarantined_at: str
+
+
+class Quarantine(_Answer):
+    """A page of readings in quarantine, newest first."""
+
+    readings: list[QuarantinedReading]
+    next: str | None = Field(description="Cursor of the next page; null at the end.")
+
+
 class Holder(_Answer):
     """An open transaction that holds the change feed back."""
 

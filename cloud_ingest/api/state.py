@@ -95,6 +95,11 @@ class PageQuery(TenantQuery):
         return self.limit
 
 
+def tenant_name(state: State, query: TenantQuery) -> str:
+    """Name of the tenant that a request is about."""
+    return state.config.tenant if query.tenant is None else query.tenant
+
+
 def tenant_id(conn: Connection, state: State, query: TenantQuery) -> int:
     """Id of the tenant that a request is about.
 
@@ -103,7 +108,7 @@ def tenant_id(conn: Connection, state: State, query: TenantQuery) -> int:
     NotFoundError, ParameterError
         If there is no such tenant, or it can't be a name.
     """
-    name = state.config.tenant if query.tenant is None else query.tenant
+    name = tenant_name(state, query)
     try:
         topics.check_name("tenant", name)
     except ProtocolError as error:

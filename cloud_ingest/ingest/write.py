@@ -15,15 +15,18 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
+from psycopg import Rollback
 
 from cloud_ingest.errors import RefusedError
-from cloud_ingest.ingest.decode import Dead, Parsed
+from cloud_ingest.ingest.decode import Cleared, Dead, Parsed
 from cloud_ingest.ingest.registry import Registry
 from cloud_ingest.ingest.rows import Prepared, prepare
 from cloud_ingest.signals import Signals
 from cloud_ingest.store import agents, copy, feed, gaps, ledger, letters, parking, quarantine
+from cloud_ingest.store.actions import Operator
 from cloud_ingest.store.copy import Rows
 from cloud_ingest.store.feed import Addition
 from cloud_ingest.store.gaps import Loss
@@ -42,6 +45,8 @@ from protocols.timebase import US
 
 LIVE, REPLAY = "live", "replay"
 """Causes in the change feed."""
+Fate = Literal["stored", "parked", "duplicate", "dead", "gone"]
+"""What becomes of a dead letter that is replayed: see `Revival`."""
 
 
 @dataclass(slots=True)
@@ -64,6 +69,27 @@ class Effects:
     agents: dict[int, Agent] = field(default_factory=dict)
     sessions: dict[int, Session] = field(default_factory=dict)
     births: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Revival:
+    """What became of a dead letter that was replayed.
+
+    Attributes
+    ----------
+    id
+        The letter.
+    fate
+        ``stored``; ``parked`` until its schema comes; ``duplicate``, since it had been stored in the meantime;
+        ``dead``, it stays a letter; ``gone``, there is no such letter any more.
+    kind, reason
+        Of a letter that stays; "" otherwise.
+    """
+
+    id: int
+    fate: Fate
+    kind: str = ""
+    reason: str = ""
 
 
 @dataclass(slots=True)
@@ -170,6 +196,75 @@ class Flush:
                     touched.add((parked.agent_id, identity[1]))
         self._count([work for _, work in mine], replayed=True)
         return touched, len(mine)
+
+    def revive(self, ident: int, message: Parsed, operator: Operator) -> Revival:
+        """Store a dead letter as if it had just come, in one transaction.
+
+        The ledger decides. The letter is removed, and the action recorded, in the transaction that stores the
+        message; if it can still not be stored, the letter says why.
+
+        Parameters
+        ----------
+        ident
+            The letter.
+        message
+            What its bytes say now.
+        operator
+            Who replays it.
+
+        Raises
+        ------
+        psycopg.Error
+            If the database refuses or is gone; nothing is stored then.
+        ContentionError
+            If trying again helps.
+        """
+        work = self._work(message, Effects())
+        self._make_room([work])
+        revival = Revival(ident, "gone")
+        with self._conn.transaction():
+            self._registry.verify()
+            if work.entry is not None:
+                work.verdict = self._enter(work.entry)
+                new = [work] if _is(work, Outcome.NEW) else []
+                put(self._conn, _of_batches(new), REPLAY)
+                self._park(new)
+                self._lose(new)
+                ledger.amend(self._conn, _amendments([work]))
+            stays = self._stays(work)
+            if stays is not None:
+                if not letters.renew(self._conn, ident, *stays):
+                    raise Rollback
+                revival = Revival(ident, "dead", *stays[:2])
+            else:
+                fate: Fate = "duplicate"
+                if _is(work, Outcome.NEW):
+                    fate = "stored" if work.waits_for is None else "parked"
+                outcome = {"fate": fate, "stored_as": (work.verdict.batch_id or None) if work.verdict else None}
+                if not letters.settle(self._conn, ident, operator, "dlq replay", outcome):
+                    raise Rollback
+                revival = Revival(ident, fate)
+        return revival
+
+    def _enter(self, entry: Entry) -> Verdict:
+        """Enter a dead letter's message; a dead one with its content becomes it."""
+        (verdict,) = ledger.enter(self._conn, [entry])
+        if verdict.outcome is Outcome.DUPLICATE and entry.status is not Status.DEAD:
+            batch_id = ledger.revive(self._conn, entry)
+            if batch_id is not None:
+                return Verdict(Outcome.NEW, batch_id)
+        return verdict
+
+    def _stays(self, work: _Work) -> tuple[str, str, int | None] | None:
+        """Kind, reason and ledger row of a letter that can still not be stored."""
+        letter = _letter(work)
+        if letter is not None:
+            return letter.kind, letter.reason, letter.batch_id
+        if isinstance(work.message.content, Session | Cleared):
+            return "invalid", "it told how things stood when it came; there is nothing to store", None
+        if _is(work, Outcome.DUPLICATE) and work.entry is not None and not ledger.holds(self._conn, work.entry):
+            return "conflict", "the ledger counts this seq as settled, and no longer knows with which content", None
+        return None
 
     def _work(self, message: Parsed, effects: Effects) -> _Work:
         """Look up and register what a message needs; outside the transaction."""

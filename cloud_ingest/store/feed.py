@@ -41,7 +41,8 @@ class Change:
     tenant_id
         Whose.
     cause
-        ``live``, ``replay`` (parked data whose schema came), ``gap``; users of the store add their own.
+        ``live``, ``replay`` (parked data whose schema came, dead letters stored after all), ``quarantine release``;
+        users of the store add their own.
     points
         Ids of the points touched.
     first_us, last_us

@@ -242,6 +242,39 @@ def set_status(conn: Connection, batch_id: int, status: Status, span_us: tuple[i
     conn.execute(_SQL["set_status"], parameters)
 
 
+def revive(conn: Connection, entry: Entry) -> int | None:
+    """Let a dead message be what `entry` says, in the current transaction.
+
+    Returns
+    -------
+    int or None
+        Its batch id; None if there is no dead message with this key and digest, or none any more.
+    """
+    row = conn.execute(_SQL["revive"], _of_one(entry)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def holds(conn: Connection, entry: Entry) -> bool:
+    """Whether there is a row with the key and the digest of an entry."""
+    return conn.execute(_SQL["holds"], _of_one(entry)).fetchone() is not None
+
+
+def _of_one(entry: Entry) -> dict[str, Any]:
+    first_at, last_at = (None, None) if entry.span_us is None else map(to_datetime, entry.span_us)
+    return {
+        "agent_id": entry.agent_id,
+        "epoch": UUID(entry.epoch),
+        "seq": entry.seq,
+        "digest": entry.digest,
+        "status": int(entry.status),
+        "readings": entry.readings,
+        "schema_id": entry.schema_id,
+        "first_at": first_at,
+        "last_at": last_at,
+        "clock_synchronised": entry.clock_synchronised,
+    }
+
+
 def _insert(conn: Connection, entries: list[Entry]) -> dict[tuple[int, str, int], int]:
     """Insert sorted entries; batch ids of those that were new."""
     if not entries:

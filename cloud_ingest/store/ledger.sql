@@ -91,3 +91,15 @@ SELECT DISTINCT agent_id, epoch FROM ledger WHERE NOT folded
 -- What became of a parked message.
 UPDATE ledger SET status = %(status)s, first_at = %(first_at)s, last_at = %(last_at)s
 WHERE batch_id = %(batch_id)s
+
+-- revive --
+-- What became of a dead message; no row if it is not dead, or another content.
+UPDATE ledger SET status = %(status)s, readings = %(readings)s, schema_id = %(schema_id)s, first_at = %(first_at)s,
+    last_at = %(last_at)s, clock_synchronised = %(clock_synchronised)s
+WHERE (agent_id, epoch, seq) = (%(agent_id)s, %(epoch)s, %(seq)s) AND digest = %(digest)s AND status = 2
+RETURNING batch_id
+
+-- holds --
+-- Whether a message with this content is there.
+SELECT 1 FROM ledger
+WHERE (agent_id, epoch, seq) = (%(agent_id)s, %(epoch)s, %(seq)s) AND digest = %(digest)s

@@ -1,18 +1,23 @@
-"""Dead letters: messages that can't be stored, kept with their bytes and the reason."""
+"""Dead letters: messages that can't be stored, kept with their bytes and the reason.
+
+A letter is there until it was stored after all, or somebody discarded it; both are recorded as an action.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from psycopg.rows import class_row
 
-from cloud_ingest.store import sql
+from cloud_ingest.store import actions, sql
+from cloud_ingest.store.actions import Operator
 from cloud_ingest.store.pool import Connection
 
 _SQL = sql.load("cloud_ingest.store", "letters.sql")
+KINDS = ("topic", "undecodable", "identity", "invalid", "redefined", "conflict", "dropped", "poison")
 _LONGEST_TOPIC = 500
 _LONGEST_REASON = 2000
 
@@ -28,8 +33,7 @@ class Letter:
     topic, payload, digest
         The message.
     kind
-        ``topic``, ``undecodable``, ``identity``, ``invalid``, ``redefined``, ``conflict``, ``dropped`` or
-        ``poison``.
+        One of `KINDS`.
     reason
         For a human.
     batch_id
@@ -55,7 +59,7 @@ class Stored:
     id, tenant, agent, topic, kind, reason, batch_id
         As in `Letter`.
     first_at, last_at, times
-        When it first and last came, and how often.
+        When it first and last came, and how often; a replay that fails counts like one more arrival.
     size
         Of the payload [bytes].
     """
@@ -71,6 +75,28 @@ class Stored:
     last_at: datetime
     times: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """Which letters; all that is given must fit.
+
+    Attributes
+    ----------
+    tenant, agent, kind
+        As in `Letter`.
+    reason
+        A part of the reason; upper and lower case are alike.
+    """
+
+    tenant: str | None = None
+    agent: str | None = None
+    kind: str | None = None
+    reason: str | None = None
+
+
+EVERY = Fits()
+"""All letters."""
 
 
 def add(conn: Connection, letters: Sequence[Letter]) -> None:
@@ -97,10 +123,15 @@ def add(conn: Connection, letters: Sequence[Letter]) -> None:
         conn.execute(_SQL["add"], parameters)
 
 
-def newest(conn: Connection, limit: int, below: int | None = None) -> list[Stored]:
+def newest(conn: Connection, limit: int, below: int | None = None, fits: Fits = EVERY) -> list[Stored]:
     """Letters by descending id, those below an id only if one is given."""
     with conn.cursor(row_factory=class_row(Stored)) as cursor:
-        return cursor.execute(_SQL["newest"], {"limit": limit, "below": below}).fetchall()
+        return cursor.execute(_SQL["newest"], asdict(fits) | {"limit": limit, "below": below}).fetchall()
+
+
+def idents(conn: Connection, fits: Fits = EVERY) -> list[int]:
+    """Ids of letters, ascending."""
+    return [row[0] for row in conn.execute(_SQL["idents"], asdict(fits)).fetchall()]
 
 
 def find(conn: Connection, ident: int) -> tuple[Stored, bytes] | None:
@@ -111,6 +142,36 @@ def find(conn: Connection, ident: int) -> tuple[Stored, bytes] | None:
     return None if letter is None or row is None else (letter, row[0])
 
 
+def renew(conn: Connection, ident: int, kind: str, reason: str, batch_id: int | None) -> bool:
+    """Note in the current transaction why a letter can still not be stored; whether it is still there."""
+    parameters = {"id": ident, "kind": kind, "reason": _clean(reason, _LONGEST_REASON), "batch_id": batch_id}
+    return conn.execute(_SQL["renew"], parameters).rowcount == 1
+
+
+def settle(conn: Connection, ident: int, operator: Operator, what: str, outcome: dict[str, Any]) -> bool:
+    """Remove a letter in the current transaction, and record why; whether it was still there.
+
+    Parameters
+    ----------
+    conn, ident, operator
+        Which letter, and who does it.
+    what
+        The action.
+    outcome
+        Recorded with what is known of the letter, but for its bytes.
+    """
+    row: tuple[Any, ...] | None = conn.execute(_SQL["remove"], (ident,)).fetchone()
+    if row is None:
+        return False
+    actions.record(conn, operator, what, {"letter": row[0]} | outcome)
+    return True
+
+
+def discard(conn: Connection, ident: int, operator: Operator) -> bool:
+    """Remove a letter that nobody wants, and record who and why; whether there was one. Commits."""
+    with conn.transaction():
+        return settle(conn, ident, operator, "dlq discard", {})
+
+
 def _clean(text: str, longest: int) -> str:
-    """Text that any database takes."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "�")[:longest]
+    return actions.clean(text)[:longest]

@@ -14,7 +14,7 @@ SELECT count(*) FROM dead_letter
 
 -- quarantined --
 -- Readings with times that can't be.
-SELECT count(*) FROM quarantine
+SELECT count(*) FROM quarantine WHERE state = 'held'
 
 -- agents --
 -- Agents by state.

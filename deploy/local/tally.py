@@ -20,8 +20,9 @@ SELECT (SELECT count(*) FROM rows),
        (SELECT count(*) FROM ledger l
          WHERE l.kind = 0 AND l.status = 0
            AND l.readings <> (SELECT count(*) FROM rows r WHERE r.batch_id = l.batch_id)
-                           + (SELECT count(*) FROM quarantine q WHERE q.batch_id = l.batch_id)),
-       (SELECT count(*) FROM quarantine),
+                           + (SELECT count(*) FROM quarantine q
+                               WHERE q.batch_id = l.batch_id AND q.state <> 'released')),
+       (SELECT count(*) FROM quarantine WHERE state <> 'released'),
        (SELECT count(*) FROM parked),
        (SELECT count(*) FROM dead_letter),
        (SELECT coalesce(sum(readings), 0)::bigint FROM gap)

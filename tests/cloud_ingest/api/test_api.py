@@ -189,7 +189,16 @@ def test_the_index_points_to_the_documentation(client: httpx.Client) -> None:
     answer = _get(client, "/")
     models.Index.model_validate(answer)
     assert answer["docs"] == "/docs"
-    assert answer["routes"] == ["/v1/accounts", "/v1/agents", "/v1/points", "/v1/readings", "/v1/status"]
+    assert answer["routes"] == [
+        "/v1/accounts",
+        "/v1/agents",
+        "/v1/dead-letters",
+        "/v1/dead-letters/{id}",
+        "/v1/points",
+        "/v1/quarantine",
+        "/v1/readings",
+        "/v1/status",
+    ]
     assert client.get("/docs").status_code == 200
 
 
@@ -258,6 +267,11 @@ _RANGE = {"from_": MIDNIGHT, "to": NEXT_MIDNIGHT}
         ("/v1/points", {"cursor": "WyJhY2NvdW50cyIsMV0"}, 422, "cursor", "earlier page"),
         ("/v1/points", {"site": "a\0b"}, 422, "site", "NUL"),
         ("/v1/status", {"totals": "perhaps"}, 422, "totals", "boolean"),
+        ("/v1/dead-letters", {"kind": "odd"}, 422, "kind", "undecodable"),
+        ("/v1/dead-letters", {"cursor": "WyJhY2NvdW50cyIsMV0"}, 422, "cursor", "earlier page"),
+        ("/v1/dead-letters/999", {}, 404, "id", "/v1/dead-letters lists"),
+        ("/v1/dead-letters/0", {}, 422, "id", "greater than or equal to 1"),
+        ("/v1/quarantine", {"state": "lost"}, 422, "state", "released"),
     ],
 )
 def test_what_is_wrong_is_named_with_value_and_what_is_allowed(
