@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import psycopg
 
-from cloud_ingest import aside, config, runtime
+from cloud_ingest import administration, aside, config, runtime
 from cloud_ingest.errors import CloudError
 from cloud_ingest.settle import plants
 from cloud_ingest.store import incarnation, migrate, pool
@@ -67,6 +67,9 @@ def _command(options: argparse.Namespace, found: config.Config, conn: Connection
         case "dlq" | "quarantine":
             listed = options.action != "show"
             return aside.run(options, found, conn, lambda document: _print(document, indent=not listed))
+        case name if name in administration.COMMANDS:
+            for line in administration.run(options, conn):
+                print(line)
     return 0
 
 
@@ -88,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     printing = commands.add_parser("print-config", help="print a commented sample configuration")
     printing.add_argument("--schema", action="store_true", help="print the JSON Schema for editors instead")
     aside.add_parsers(commands, _add)
+    administration.add_commands(commands, _add)
     return parser
 
 

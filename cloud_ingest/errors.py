@@ -19,6 +19,10 @@ class ContentionError(StoreError):
     """Rows changed under a transaction; trying again helps."""
 
 
+class UnknownNameError(CloudError):
+    """A command names a tenant, site or agent that is not there; the message says which are."""
+
+
 class RefusedError(CloudError):
     """A message can't be stored as it is; the reason goes with it to the dead letters."""
 
@@ -26,3 +30,7 @@ class RefusedError(CloudError):
         super().__init__(reason)
         self.kind = kind
         self.reason = reason
+
+
+class BarredError(RefusedError):
+    """Nothing is taken from this tenant, site or agent: not entered in the ledger, so that the agent keeps it too."""

@@ -57,8 +57,10 @@ SELECT (SELECT count(*) FROM (SELECT FROM parked LIMIT %(most)s) AS p),
        (SELECT count(*) FROM (SELECT FROM account WHERE current AND NOT final LIMIT %(most)s) AS o)
 
 -- ledger --
--- Messages and readings of the whole ledger.
-SELECT count(*), coalesce(sum(readings), 0)::bigint FROM ledger WHERE status = 0
+-- Messages and readings that were stored, those with ledger rows removed since included.
+SELECT count(*) + (SELECT messages FROM ledger_removed),
+       coalesce(sum(readings), 0)::bigint + (SELECT readings FROM ledger_removed)
+FROM ledger WHERE status = 0
 
 -- ping --
 -- Whether the database answers.

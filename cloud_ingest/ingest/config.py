@@ -89,11 +89,18 @@ class MqttConfig(Model):
         return self
 
 
+Registration = Literal["automatic", "known"]
+"""``automatic``: tenants, sites and agents are registered when they first send; ``known``: by hand only."""
+
+
 class IngestConfig(Model):
     """``[ingest]``.
 
     Attributes
     ----------
+    registration
+        Whether new tenants, sites and agents are registered when they first send (``automatic``), or what they
+        send goes to the dead letters until they are added by hand (``known``).
     flush_readings
         Readings that make a flush.
     flush_s
@@ -108,8 +115,12 @@ class IngestConfig(Model):
         Distance of searches for parked data whose schema has come [s].
     feed_keep_s
         How long rows of the change feed stay after every follower has passed them [s].
+    ledger_keep_s
+        How long ledger rows of stored messages stay once they are folded [s]; a message that comes again later
+        is still known as a duplicate, but its content is no longer compared.
     """
 
+    registration: Registration = "automatic"
     flush_readings: int = Field(default=20_000, ge=1, le=1_000_000)
     flush_s: float = Field(default=0.1, gt=0, le=60)
     writers: int = Field(default=1, ge=1, le=16)
@@ -117,3 +128,4 @@ class IngestConfig(Model):
     announce_s: float = Field(default=0.5, gt=0, le=60)
     sweep_s: float = Field(default=10.0, gt=0, le=3600)
     feed_keep_s: float = Field(default=86_400.0, ge=0)
+    ledger_keep_s: float = Field(default=30 * 86_400.0, ge=0)

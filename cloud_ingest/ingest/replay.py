@@ -18,7 +18,7 @@ from cloud_ingest.ingest.decode import Parsed, parse
 from cloud_ingest.ingest.write import Flush
 from cloud_ingest.ingest.writer import DATA_ERRORS, TRANSIENT_ERRORS
 from cloud_ingest.signals import Signals
-from cloud_ingest.store import feed, parking
+from cloud_ingest.store import feed, ledger, parking
 from cloud_ingest.store.ledger import EpochKey
 from cloud_ingest.store.parking import Parked
 from cloud_ingest.store.pool import Connection
@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 
 MESSAGES_A_TRANSACTION = 100
 DUTIES_S = 600.0
-"""Distance of making partitions ahead and pruning the change feed [s]."""
+"""Distance of making partitions ahead and of removing what is no longer needed [s]; less while much of it is left."""
 
 
 class Replayer:
@@ -61,6 +61,7 @@ class Replayer:
         self._connection: Connection | None = None
         self._flush: Flush | None = None
         self._duties_at = 0.0
+        self._ledger_after = 0
 
     def wake(self) -> None:
         """A schema came: look now."""
@@ -79,8 +80,8 @@ class Replayer:
                     conn, flush = self._connected()
                     self.sweep(conn, flush)
                     if time.monotonic() >= self._duties_at:
-                        self._duties(conn, flush)
-                        self._duties_at = time.monotonic() + DUTIES_S
+                        more = self._duties(conn, flush)
+                        self._duties_at = time.monotonic() + (0.0 if more else DUTIES_S)
                 except TRANSIENT_ERRORS as error:
                     self._signals.warn("retries", type(error).__name__, str(error).strip(), what="replay")
                     if self._connection is not None and self._connection.closed:
@@ -115,11 +116,16 @@ class Replayer:
         self._touched(epochs)
         return count
 
-    def _duties(self, conn: Connection, flush: Flush) -> None:
+    def _duties(self, conn: Connection, flush: Flush) -> bool:
+        """A bounded round; whether more can be removed at once."""
         flush.partitions.ensure_ahead(time.time_ns() // 1000)
-        pruned = feed.prune(conn, self._config.feed_keep_s)
+        pruned, more = feed.prune(conn, self._config.feed_keep_s)
         if pruned:
             _log.info("%d rows of the change feed pruned", pruned, extra={"pruned": pruned})
+        removed, self._ledger_after = ledger.remove_folded(conn, self._config.ledger_keep_s, self._ledger_after)
+        if removed:
+            _log.info("%d folded rows of the ledger removed", removed, extra={"removed": removed})
+        return more or self._ledger_after > 0
 
     def _connected(self) -> tuple[Connection, Flush]:
         if self._connection is None or self._flush is None:

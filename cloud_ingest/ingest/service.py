@@ -119,7 +119,8 @@ class Ingest:
     def _writing(self, name: str) -> tuple[Connection, Flush]:
         conn = self._connection(name)
         try:
-            return conn, Flush(conn, self._store.chunk_days, self._config.max_ahead_s, self._signals)
+            config = self._config
+            return conn, Flush(conn, self._store.chunk_days, config.max_ahead_s, self._signals, config.registration)
         except BaseException:
             conn.close()
             raise

@@ -6,11 +6,14 @@ Invariants
   or not at all.
 - What is registered beforehand (agents, births, partitions) is registered idempotently, in short transactions
   of its own.
+- What is barred (an unknown or disabled tenant, site or agent) becomes a dead letter without a ledger row: the
+  agent is not told that it is committed, keeps it, and sends it again until it is taken.
 - Locks are taken in one order everywhere: ledger keys, epochs, dead letters, agents; each of them sorted.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -20,7 +23,8 @@ from typing import Literal
 import numpy as np
 from psycopg import Rollback
 
-from cloud_ingest.errors import RefusedError
+from cloud_ingest.errors import BarredError, RefusedError
+from cloud_ingest.ingest.config import Registration
 from cloud_ingest.ingest.decode import Cleared, Dead, Parsed
 from cloud_ingest.ingest.registry import Registry
 from cloud_ingest.ingest.rows import Prepared, prepare
@@ -104,6 +108,7 @@ class _Work:
     waits_for: bytes | None = None
     entry: Entry | None = None
     verdict: Verdict | None = None
+    barred: BarredError | None = None
 
 
 class Flush:
@@ -119,13 +124,22 @@ class Flush:
         Readings further in the future are quarantined [s].
     signals
         Counters.
+    registration
+        Whether tenants, sites and agents that are new are registered.
     """
 
-    def __init__(self, conn: Connection, chunk_days: int, max_ahead_s: float, signals: Signals) -> None:
+    def __init__(
+        self,
+        conn: Connection,
+        chunk_days: int,
+        max_ahead_s: float,
+        signals: Signals,
+        registration: Registration = "automatic",
+    ) -> None:
         self._conn = conn
         self._max_ahead_us = round(max_ahead_s * US)
         self._signals = signals
-        self._registry = Registry(conn)
+        self._registry = Registry(conn, registration)
         self.partitions = Partitions(conn, chunk_days)
 
     def store(self, messages: Sequence[Parsed]) -> Effects:
@@ -269,14 +283,18 @@ class Flush:
     def _work(self, message: Parsed, effects: Effects) -> _Work:
         """Look up and register what a message needs; outside the transaction."""
         work = _Work(message)
-        if message.address is None:
+        if message.address is None or isinstance(message.content, Cleared):
             return work
-        work.agent = self._registry.agent(message.address.tenant, message.address.agent)
         try:
+            work.agent = self._registry.agent(message.address.tenant, message.address.agent)
+            if not isinstance(message.content, Session):
+                self._registry.admit(work.agent)
             match message.content:
                 case Batch() as batch:
+                    self._admit_batch(work.agent, batch)
                     self._prepare(work, batch)
                 case Birth() as birth:
+                    self._registry.admit_site(work.agent, birth.schema.site)
                     effects.births |= self._registry.register(work.agent, birth, bytes.fromhex(message.address.detail))
                 case Gap() as lost:
                     # They will not come, whatever else may be wrong with the record.
@@ -286,10 +304,21 @@ class Flush:
                     if record.state == "online":
                         effects.sessions[work.agent.agent_id] = record
                     effects.agents[work.agent.agent_id] = work.agent
+        except BarredError as refusal:
+            if isinstance(message.content, Session):
+                # Not for a replay: it says who is there now, and comes again with the next connection.
+                work.barred = refusal
+            else:
+                work.message = dataclasses.replace(message, content=Dead(refusal.kind, refusal.reason))
         except RefusedError as refusal:
             work.message = message.killed(refusal.kind, refusal.reason)
         work.entry = _entry(work)
         return work
+
+    def _admit_batch(self, sender: Agent, batch: Batch) -> None:
+        points = self._registry.points(sender.tenant_id, bytes.fromhex(batch.schema_id))
+        if points is not None:
+            self._registry.admit_site(sender, points.site)
 
     def _replayed(self, parked: Parked, message: Parsed) -> _Work:
         assert message.address is not None
@@ -386,7 +415,10 @@ class Flush:
             if work.verdict is not None and not replayed:
                 signals.count("batches", work.verdict.outcome.value)
             if isinstance(content, Session):
-                signals.count("sessions", content.state)
+                if work.barred is None:
+                    signals.count("sessions", content.state)
+                else:
+                    aside["sessions", work.barred.kind, work.barred.reason, agent] += 1
             letter = _letter(work)
             if letter is not None:
                 aside["dead_letters", letter.kind, letter.reason, agent] += 1
@@ -519,6 +551,6 @@ def _letter(work: _Work) -> Letter | None:
 
 def _sessions(works: Iterable[_Work]) -> Iterable[tuple[int, Session]]:
     for work in works:
-        if isinstance(work.message.content, Session):
+        if isinstance(work.message.content, Session) and work.barred is None:
             assert work.agent is not None
             yield work.agent.agent_id, work.message.content

@@ -28,6 +28,10 @@ _SQL = sql.load("cloud_ingest.store", "feed.sql")
 _ARRAY = struct.Struct(">iiiii")
 _TAIL = struct.Struct(">iqiqiq")
 _INT4_OID = 23
+PRUNED_AT_ONCE = 5000
+"""Rows that one statement of `prune` looks at."""
+PRUNING_STATEMENTS = 10
+"""Statements of one call of `prune`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +205,28 @@ def _encode(row: Addition) -> bytes:
     )
 
 
-def prune(conn: Connection, keep_s: float) -> int:
-    """Remove rows that every follower has passed and that are older than `keep_s` [s]; none without followers."""
-    return conn.execute(_SQL["prune"], {"keep_s": keep_s}).rowcount
+def prune(conn: Connection, keep_s: float) -> tuple[int, bool]:
+    """Remove rows that every follower has passed and that are older than `keep_s` [s]; none without followers.
+
+    Parameters
+    ----------
+    conn
+        A connection in autocommit mode: each statement is a transaction, of bounded work.
+    keep_s
+        How long rows stay.
+
+    Returns
+    -------
+    removed, more
+        How many rows went, and whether a further call may find some.
+    """
+    removed = 0
+    for _ in range(PRUNING_STATEMENTS):
+        count = conn.execute(_SQL["prune"], {"keep_s": keep_s, "limit": PRUNED_AT_ONCE}).rowcount
+        removed += count
+        if count < PRUNED_AT_ONCE:
+            return removed, False
+    return removed, True
 
 
 def lag(conn: Connection) -> list[Lag]:

@@ -33,11 +33,20 @@ VALUES (%(tenant_id)s, %(cause)s, %(points)s, %(first_at)s, %(last_at)s, %(batch
 COPY change_feed (tenant_id, cause, points, first_at, last_at, batch_id) FROM STDIN (FORMAT BINARY)
 
 -- prune --
--- Rows that every follower has passed; without a follower nothing is removed.
-DELETE FROM change_feed c
-WHERE EXISTS (SELECT FROM feed_follower)
-  AND NOT EXISTS (SELECT FROM feed_follower f WHERE (f.xid, f.id) < (c.xid, c.id))
-  AND c.appended_at < clock_timestamp() - make_interval(secs => %(keep_s)s)
+-- Of the first rows that every follower has passed, the old ones; without a follower nothing is removed.
+WITH slowest AS (
+    SELECT xid, id FROM feed_follower ORDER BY xid, id LIMIT 1
+), passed AS (
+    SELECT c.id, c.appended_at FROM change_feed c, slowest s
+    WHERE (c.xid, c.id) <= (s.xid, s.id)
+    ORDER BY c.xid, c.id
+    LIMIT %(limit)s
+)
+DELETE FROM change_feed WHERE id IN (
+    SELECT c.id FROM change_feed c JOIN passed p USING (id)
+    WHERE p.appended_at < clock_timestamp() - make_interval(secs => %(keep_s)s)
+    FOR UPDATE OF c SKIP LOCKED
+)
 
 -- lag --
 -- Rows each follower has still to pass, and those of them held back by a running transaction.

@@ -8,6 +8,8 @@ Invariants
   and its seq is disputed and never announced again.
 - After the insert the epoch's ranges are looked at once more: a duplicate may have waited on a row that was
   folded into them and removed in the meantime, and then inserts without a conflict.
+- A row is removed only when it is folded and stored: the ranges know it then. Rows of parked and dead messages
+  stay.
 - Only committed rows are folded into an epoch's ranges; within an incarnation an epoch's `position` grows
   with every change of them.
 """
@@ -32,6 +34,11 @@ MAX_SEQ = 2**62
 """Beyond any real buffer; keeps the ends of ranges within 64 bits."""
 MAX_RANGES = 1000
 """Most ranges beyond the watermark that are announced of one epoch; the newest are left out."""
+
+REMOVED_AT_ONCE = 5000
+"""Rows that one statement of `remove_folded` looks at."""
+REMOVAL_STATEMENTS = 10
+"""Statements of one call of `remove_folded`."""
 
 EpochKey = tuple[int, str]
 """Agent id, and epoch as 32 hex digits."""
@@ -228,6 +235,34 @@ def states(conn: Connection, epochs: Sequence[EpochKey]) -> dict[EpochKey, Epoch
 def unfolded(conn: Connection) -> list[EpochKey]:
     """Epochs with rows that nobody has folded, and hence announced, yet."""
     return [(agent_id, epoch.hex) for agent_id, epoch in conn.execute(_SQL["unfolded"]).fetchall()]
+
+
+def remove_folded(conn: Connection, keep_s: float, after: int = 0) -> tuple[int, int]:
+    """Remove rows of stored messages that are folded and were received longer ago than `keep_s` [s].
+
+    Parameters
+    ----------
+    conn
+        A connection in autocommit mode: each statement is a transaction, of bounded work.
+    keep_s
+        How long rows stay.
+    after
+        Batch id to go on from: what the last call returned.
+
+    Returns
+    -------
+    removed, after
+        How many rows went, and where to go on; 0 if nothing older is left.
+    """
+    removed = 0
+    for _ in range(REMOVAL_STATEMENTS):
+        parameters = {"keep_s": keep_s, "after": after, "limit": REMOVED_AT_ONCE}
+        count, last, reached_new = conn.execute(_SQL["remove"], parameters).fetchall()[0]
+        removed += count
+        if last is None or reached_new:
+            return removed, 0
+        after = last
+    return removed, after
 
 
 def set_status(conn: Connection, batch_id: int, status: Status, span_us: tuple[int, int] | None) -> None:

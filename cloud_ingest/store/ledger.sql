@@ -87,6 +87,30 @@ JOIN unnest(%(agent_id)s::int[], %(epoch)s::uuid[]) AS t (agent_id, epoch) USING
 -- Epochs with rows not counted yet.
 SELECT DISTINCT agent_id, epoch FROM ledger WHERE NOT folded
 
+-- remove --
+-- Of the next rows by batch id remove those that are folded, stored and old. How many went, the last batch id that
+-- was looked at, and whether rows as new as to stay were among them.
+WITH next AS (
+    SELECT agent_id, epoch, seq, batch_id,
+           received_at < clock_timestamp() - make_interval(secs => %(keep_s)s) AS old
+    FROM ledger WHERE batch_id > %(after)s ORDER BY batch_id LIMIT %(limit)s
+), due AS (
+    SELECT l.agent_id, l.epoch, l.seq
+    FROM ledger l JOIN next n USING (agent_id, epoch, seq)
+    WHERE n.old AND l.folded AND l.status = 0
+    FOR UPDATE OF l SKIP LOCKED
+), removed AS (
+    DELETE FROM ledger l USING due d
+    WHERE (l.agent_id, l.epoch, l.seq) = (d.agent_id, d.epoch, d.seq)
+    RETURNING l.readings
+), counted AS (
+    UPDATE ledger_removed SET
+        messages = messages + (SELECT count(*) FROM removed),
+        readings = readings + (SELECT coalesce(sum(r.readings), 0) FROM removed r)
+    WHERE EXISTS (SELECT FROM removed)
+)
+SELECT (SELECT count(*) FROM removed), max(batch_id), coalesce(bool_or(NOT old), false) FROM next
+
 -- set_status --
 -- What became of a parked message.
 UPDATE ledger SET status = %(status)s, first_at = %(first_at)s, last_at = %(last_at)s

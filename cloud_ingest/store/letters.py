@@ -17,7 +17,18 @@ from cloud_ingest.store.actions import Operator
 from cloud_ingest.store.pool import Connection
 
 _SQL = sql.load("cloud_ingest.store", "letters.sql")
-KINDS = ("topic", "undecodable", "identity", "invalid", "redefined", "conflict", "dropped", "poison")
+KINDS = (
+    "topic",
+    "undecodable",
+    "identity",
+    "invalid",
+    "redefined",
+    "conflict",
+    "dropped",
+    "poison",
+    "unregistered",
+    "disabled",
+)
 _LONGEST_TOPIC = 500
 _LONGEST_REASON = 2000
 

@@ -1,4 +1,4 @@
-"""Tenants, agents, points and schemas, registered as births announce them.
+"""Tenants, sites, agents, points and schemas, registered as births announce them.
 
 Invariants
 
@@ -40,12 +40,15 @@ class Agent:
         Ids.
     tenant, name
         Names, as in topics.
+    disabled
+        ``tenant`` or ``agent`` if that was disabled by hand, else empty.
     """
 
     agent_id: int
     tenant_id: int
     tenant: str
     name: str
+    disabled: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +72,39 @@ class SchemaPoints:
     def __len__(self) -> int:
         return len(self.point_ids)
 
+    @property
+    def site(self) -> str:
+        """The site of all of them."""
+        return self.names[0].partition("/")[0]
+
+
+def version(conn: Connection) -> int:
+    """Grows with every change of tenants, sites and agents by hand."""
+    return int(conn.execute(_SQL["version"]).fetchall()[0][0])
+
+
+def find_agent(conn: Connection, tenant: str, name: str) -> Agent | None:
+    """Find an agent; None if it is not registered."""
+    row = conn.execute(_SQL["find_agent"], (tenant, name)).fetchone()
+    return None if row is None else Agent(row[0], row[1], tenant, name, row[2])
+
 
 def agent(conn: Connection, tenant: str, name: str) -> Agent:
     """Find an agent, registering it and its tenant if they are new. Commits."""
     with conn.transaction():
-        row = conn.execute(_SQL["find_agent"], (tenant, name)).fetchone()
-        if row is None:
+        found = find_agent(conn, tenant, name)
+        if found is None:
             conn.execute(_SQL["add_tenant"], (tenant,))
             conn.execute(_SQL["add_agent"], (name, tenant))
-            row = conn.execute(_SQL["find_agent"], (tenant, name)).fetchone()
-    assert row is not None
-    return Agent(row[0], row[1], tenant, name)
+            found = find_agent(conn, tenant, name)
+    assert found is not None
+    return found
+
+
+def site_enabled(conn: Connection, tenant_id: int, site: str) -> bool | None:
+    """Whether a site is enabled; None if it is not registered."""
+    row = conn.execute(_SQL["find_site"], (tenant_id, site)).fetchone()
+    return None if row is None else bool(row[0])
 
 
 def register_schema(conn: Connection, owner: Agent, schema: Schema, described_us: int) -> bool:
@@ -107,6 +132,7 @@ def register_schema(conn: Connection, owner: Agent, schema: Schema, described_us
         conn.execute(_SQL["lock_tenant"], (_LOCK_CLASS, owner.tenant_id))
         names = [schema.name_of(index) for index in range(len(schema.points))]
         _check(conn, owner, names, schema.points)
+        conn.execute(_SQL["add_site"], (owner.tenant_id, schema.site))
         _upsert_points(conn, owner.tenant_id, schema, described_us)
         conn.execute(
             _SQL["add_schema"],

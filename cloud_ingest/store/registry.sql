@@ -1,6 +1,21 @@
 -- find_agent --
--- An agent by tenant and name.
-SELECT a.agent_id, a.tenant_id FROM agent a JOIN tenant t USING (tenant_id) WHERE t.name = %s AND a.name = %s
+-- An agent by tenant and name, and which of both is disabled.
+SELECT a.agent_id, a.tenant_id,
+       CASE WHEN t.disabled_at IS NOT NULL THEN 'tenant' WHEN a.disabled_at IS NOT NULL THEN 'agent' ELSE '' END
+FROM agent a JOIN tenant t USING (tenant_id)
+WHERE t.name = %s AND a.name = %s
+
+-- version --
+-- Grows with every change by hand.
+SELECT version FROM registry_version
+
+-- find_site --
+-- Whether a site is enabled; no row: there is none.
+SELECT disabled_at IS NULL FROM site WHERE tenant_id = %s AND name = %s
+
+-- add_site --
+-- A site, unless it is there.
+INSERT INTO site (tenant_id, name) VALUES (%s, %s) ON CONFLICT DO NOTHING
 
 -- add_tenant --
 -- A tenant, unless it is there.

@@ -1,7 +1,8 @@
 -- ledger --
--- Messages by status, and readings of those stored.
-SELECT count(*) FILTER (WHERE status = 0), count(*) FILTER (WHERE status = 1), count(*) FILTER (WHERE status = 2),
-       coalesce(sum(readings) FILTER (WHERE status = 0), 0)::bigint
+-- Messages by status, and readings of those stored; those with rows removed since included.
+SELECT count(*) FILTER (WHERE status = 0) + (SELECT messages FROM ledger_removed),
+       count(*) FILTER (WHERE status = 1), count(*) FILTER (WHERE status = 2),
+       coalesce(sum(readings) FILTER (WHERE status = 0), 0)::bigint + (SELECT readings FROM ledger_removed)
 FROM ledger
 
 -- parked --

@@ -25,6 +25,7 @@ def test_the_sample_is_valid_and_says_the_defaults(tmp_path: Path) -> None:
     plain = load(tmp_path, config.sample())
     lines = config.sample().splitlines()
     options: tuple[str, ...] = (
+        "registration",
         "migrate",
         "chunk_days",
         "statement_",
@@ -34,7 +35,18 @@ def test_the_sample_is_valid_and_says_the_defaults(tmp_path: Path) -> None:
         "receive_",
         "flush_",
     )
-    options = (*options, "writers", "max_ahead", "announce_", "sweep_", "feed_keep", "client_id", "host", "port")
+    options = (
+        *options,
+        "writers",
+        "max_ahead",
+        "announce_",
+        "sweep_",
+        "feed_keep",
+        "ledger_keep",
+        "client_id",
+        "host",
+        "port",
+    )
     shown = [
         line.removeprefix("# ") if line.startswith(tuple(f"# {option}" for option in options)) else line
         for line in lines
@@ -75,6 +87,7 @@ def test_the_environment_may_give_the_broker(tmp_path: Path) -> None:
         (MINIMAL + "group = 'a/b'", "group 'a/b'"),
         (MINIMAL + "[mqtt.tls]\ncert_file='c'", "both or neither"),
         (MINIMAL + "[ingest]\nwriters = 0", "ingest.writers"),
+        (MINIMAL + "[ingest]\nregistration = 'open'", "ingest.registration"),
         ("roles = ['ingest', 'ingest']" + MINIMAL, "each once"),
         ("roles = ['web']" + MINIMAL, "roles"),
         ("not toml", "not TOML"),

@@ -75,17 +75,17 @@ def test_rows_appended_by_copy_read_back_the_same(conn: Connection) -> None:
 
 def test_rows_stay_until_every_follower_has_passed_them(conn: Connection) -> None:
     append(conn, 1)
-    assert feed.prune(conn, 0) == 0
+    assert feed.prune(conn, 0) == (0, False)
     feed.follow(conn, "fast")
     feed.follow(conn, "slow")
     append(conn, 2)
     assert read_all(conn, "fast") == [1, 2]
-    assert feed.prune(conn, 0) == 0
+    assert feed.prune(conn, 0) == (0, False)
     with conn.transaction():
         changes = feed.read(conn, "slow")
         feed.advance(conn, "slow", changes[0])
-    assert feed.prune(conn, 3600) == 0
-    assert feed.prune(conn, 0) == 1
+    assert feed.prune(conn, 3600) == (0, False)
+    assert feed.prune(conn, 0) == (1, False)
     assert read_all(conn, "slow") == [2]
 
 
