@@ -7,8 +7,8 @@ Invariants
 - A simulated plant time (an origin in the past, perhaps at a higher speed) counts as synchronised: simulators
   and agent compute it from the same numbers.
 - While the clock was not synchronised and may still be, readings wait in the buffer (`holding`), to be re-timed
-  by the monotonic clock. They wait as long as there is no broker anyway, then for so long more; for good if the
-  time can't be right, since nobody could use them.
+  by the monotonic clock. They wait as long as there is no broker anyway, then for so long more, connections that
+  break counted together; for good if the time can't be right, since nobody could use them.
 """
 
 from __future__ import annotations
@@ -44,12 +44,15 @@ def synchronised() -> bool:
     return _TIMESYNC.exists() if state == -1 else state != _TIME_ERROR
 
 
+UNKNOWN_BOOT = "unknown"
+
+
 def boot_id() -> str:
-    """Changes at every boot; "unknown" where the system has none."""
+    """Changes at every boot; `UNKNOWN_BOOT` where the system has none."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
-        return "unknown"
+        return UNKNOWN_BOOT
 
 
 BOOT_ID = boot_id()
@@ -88,6 +91,7 @@ class Clock:
         self._disciplined = disciplined
         self._offset_us = self._observed_us()
         self._synchronised = simulated or disciplined()
+        self._earlier_s = self._latest_s = 0.0
         self.holding = self._must_hold(self._synchronised, self._offset_us, None)
 
     def now_us(self) -> int:
@@ -126,7 +130,7 @@ class Clock:
         step_us = offset_us - self._offset_us
         if abs(step_us) < _STEP_US:
             offset_us = self._offset_us
-        holding = self._must_hold(synchronised_now, offset_us, connected_s)
+        holding = self._must_hold(synchronised_now, offset_us, self._in_all(connected_s))
         if (synchronised_now, offset_us, holding) == (self._synchronised, self._offset_us, self.holding):
             return
         before()
@@ -137,6 +141,15 @@ class Clock:
         if offset_us != self._offset_us:
             self.steps += 1
         self._synchronised, self._offset_us, self.holding = synchronised_now, offset_us, holding
+
+    def _in_all(self, connected_s: float | None) -> float | None:
+        """How long there was a connection since readings began to wait [s]; None if there is none now."""
+        latest_s, self._latest_s = self._latest_s, connected_s or 0.0
+        if not self.holding:
+            self._earlier_s = 0.0
+        elif self._latest_s < latest_s:
+            self._earlier_s += latest_s
+        return None if connected_s is None else self._earlier_s + connected_s
 
     def _must_hold(self, synchronised_now: bool, offset_us: int, connected_s: float | None) -> bool:
         if synchronised_now or self._hold_s <= 0:

@@ -285,7 +285,7 @@ class _Resolver:
         """Index of the device's first point."""
         self._points: list[Point] = []
         """Points of the device."""
-        self._kinds: dict[tuple[settings.Device, Cost], _Kind] = {}
+        self._kinds: dict[tuple[settings.Device, frozenset[str], Cost], _Kind] = {}
         self._plans: dict[tuple[tuple[FieldAddress, ...], Limits, Cost], tuple[Request, ...]] = {}
         self._models = {model.name: model for model in config.model}
         self.modbus: dict[str, list[ModbusDevice]] = {}
@@ -344,7 +344,9 @@ class _Resolver:
         if len(self.problems) > before or device.unit_id is None:
             return
         cost = bus.cost()
-        alike = device.model_copy(update=_OWN), cost
+        # Only limits that are given replace the model's, so those given at their default differ from none.
+        given = frozenset(device.limits.model_fields_set if device.limits is not None else ())
+        alike = device.model_copy(update=_OWN), given, cost
         kind = self._kinds.get(alike) or self._kind(device, cost)
         if kind is None:
             return

@@ -171,7 +171,7 @@ class _Run:
         if clock.holding:
             _log.warning("the clock is not synchronised: what waits for it stays in the buffer")
         else:
-            await self._drain(outbox, publisher)
+            await self._drain(outbox, publisher, lambda: waiting.look(publisher.connected_s, crew.close_books))
         return False
 
     async def _serve_metrics(self, page: Callable[[], Awaitable[str]]) -> Responder:
@@ -225,12 +225,13 @@ class _Run:
             raise EdgeError(f"{', '.join(f'[{name}]' for name in fixed)} changed; allowed: with a restart only")
         return plan
 
-    async def _drain(self, outbox: Outbox, publisher: Publisher) -> None:
-        """Let the publisher go on until nothing is pending, or the time is up."""
+    async def _drain(self, outbox: Outbox, publisher: Publisher, look: Callable[[], None]) -> None:
+        """Let the publisher go on until nothing is pending, or the time is up; what waited for the clock goes, too."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._options.drain_s
         pending = 1
         while pending and loop.time() < deadline and not self._hurry.is_set() and publisher.failure is None:
+            look()
             pending = (await asyncio.wrap_future(outbox.stats())).records_pending
             if pending:
                 with contextlib.suppress(TimeoutError):

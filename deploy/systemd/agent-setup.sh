@@ -72,6 +72,24 @@ put_program() {
     fi
 }
 
+# Exports the variables of a file that systemd reads: it is no script, so nothing in a value is expanded or run.
+export_variables() {
+    while IFS= read -r line || [ -n "$line" ]; do
+        name=${line%%=*}
+        value=${line#*=}
+        case $name in
+            "$line" | "" | [0-9]* | *[!A-Za-z0-9_]*) continue ;;
+        esac
+        case $value in
+            \"*\" | \'*\')
+                value=${value#?}
+                value=${value%?}
+                ;;
+        esac
+        export "$name=$value"
+    done <"$1"
+}
+
 # Sets $release to a new folder with the program in it, which works and accepts the configuration there is.
 make_release() {
     number=1
@@ -85,9 +103,7 @@ make_release() {
     "$release/bin/edge-agent" --version
     if [ -e "$settings/agent.toml" ]; then
         (
-            set -a
-            # shellcheck disable=SC1091
-            if [ -r "$settings/agent.env" ]; then . "$settings/agent.env"; fi
+            if [ -r "$settings/agent.env" ]; then export_variables "$settings/agent.env"; fi
             "$release/bin/edge-agent" check-config "$settings/agent.toml"
         ) || fail "the configuration does not pass the new release; nothing was changed"
     fi
@@ -96,7 +112,8 @@ make_release() {
 
 # Points `current` to a release in one step.
 use() {
-    ln -s "releases/${1##*/}" "$program/current.new"
+    # One that a power cut left behind is replaced, not followed.
+    ln -sfn "releases/${1##*/}" "$program/current.new"
     mv -T "$program/current.new" "$program/current"
 }
 

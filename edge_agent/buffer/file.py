@@ -65,7 +65,7 @@ CREATE TABLE record (
     level INTEGER NOT NULL DEFAULT 0,
     UNIQUE (epoch, seq)
 );
-CREATE INDEX pending ON record (id) WHERE state < 2;
+CREATE INDEX pending ON record (id, kind, readings, first_us) WHERE state < 2;
 CREATE INDEX pending_seq ON record (epoch, seq) WHERE state < 2;
 CREATE INDEX committed ON record (id) WHERE state = 2;
 CREATE INDEX birth ON record (epoch) WHERE kind = 1;
@@ -74,6 +74,8 @@ CREATE INDEX gap ON record (id) WHERE kind = 2;
 """
 _FROM_FIRST_VERSION = """
 ALTER TABLE record ADD COLUMN level INTEGER NOT NULL DEFAULT 0;
+DROP INDEX pending;
+CREATE INDEX pending ON record (id, kind, readings, first_us) WHERE state < 2;
 CREATE INDEX droppable ON record (level, id) WHERE state = 0 AND kind = 0;
 CREATE INDEX gap ON record (id) WHERE kind = 2;
 """

@@ -20,7 +20,7 @@ from edge_agent.buffer.file import BufferFile, unpacked
 from edge_agent.buffer.losses import Losses, Lost
 from edge_agent.buffer.records import Draft, Kind, Level
 from edge_agent.buffer.room import read_batch, write_batch
-from edge_agent.clock import BOOT_ID
+from edge_agent.clock import BOOT_ID, UNKNOWN_BOOT
 from protocols.payload.base import Codec
 from protocols.quality import Quality
 from protocols.reading import Batch, ClockState, Columns
@@ -57,7 +57,7 @@ class Holding:
     def resume(self) -> None:
         """Go on with what waited, if it is of this boot."""
         place, _, boot = (self._file.meta(_META) or "").partition(" ")
-        if boot == BOOT_ID:
+        if boot == BOOT_ID != UNKNOWN_BOOT:
             self._file.memory.held_from = int(place)
         elif boot:
             self._set(None)

@@ -247,8 +247,8 @@ class OpcUaDriver:
         self._reporter.good(tag.index, value, quality, at_us, stamp)
         if quality == Quality.UNCERTAIN_OVERFLOW:
             # What was lost came before this value; from now on it is as good as any.
-            return Known(value, Quality.GOOD, None, at_us)
-        return Known(value, quality, stamp, at_us)
+            return Known(value, Quality.GOOD, None)
+        return Known(value, quality, stamp)
 
     def _fail(self, tags: Sequence[NodeTag], quality: Quality) -> None:
         self._signals.failures[qualities.label(quality)] += 1

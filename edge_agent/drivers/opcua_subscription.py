@@ -95,12 +95,11 @@ Accept = Callable[[NodeTag, ua.DataValue, int], "Known | None"]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A value that a node has until it says otherwise, with the source's time, and when it was received [µs UTC]."""
+    """A value that a node has until it says otherwise, with the source's time [µs UTC]."""
 
     value: Value
     quality: int
     stamp_us: int | None
-    at_us: int
 
 
 @dataclass(slots=True)
@@ -113,6 +112,8 @@ class _Item:
     made_at: float = 0.0
     notified: int = 0
     known: Known | None = None
+    known_ns: int = 0
+    """When that was received, by the monotonic clock."""
     refusal: int = 0
 
 
@@ -165,14 +166,14 @@ class Subscription:
         self._handling = False
         self._heard_at = 0.0
         self._ticked_at: float | None = None
-        self._received_us = 0
+        self._received_ns = 0
         self._skew_us = 0
         self._ended: str | None = None
 
     @property
     def alive(self) -> bool:
         """Whether anything was heard from it."""
-        return self._id is not None and self._received_us > 0
+        return self._id is not None and self._received_ns > 0
 
     async def keep(self, session: UaSession) -> None:
         """Look after it: make it, make lost items again, compare with the server when it is time.
@@ -228,16 +229,16 @@ class Subscription:
         """Say of values that stand still that they do, so that silence is not taken for a gap."""
         if self._id is None or self._ended is not None:
             return
-        known_us = self._received_us + self._skew_us - round(self._publish_s * US)
-        timebase = self._clock.timebase
-        plant_us = timebase.plant_us(known_us)
+        # By the monotonic clock: the other one may have been set meanwhile.
+        until_ns = self._received_ns + 1000 * (self._skew_us - round(self._publish_s * US))
         for tag in tags:
             item = self._of_point[tag.index]
             known = item.known
             if known is None or item.server_id is None:
                 continue
-            at_us = plant_us - round(tag.sampling_s * timebase.speed * US)
-            if at_us > known.at_us:
+            at_ns = until_ns - round(1000 * tag.sampling_s * US)
+            if at_ns > item.known_ns:
+                at_us = self._clock.plant_us(at_ns)
                 self._reporter.good(tag.index, known.value, known.quality, at_us, known.stamp_us)
 
     def _check_silence(self) -> None:
@@ -290,7 +291,7 @@ class Subscription:
     def _no_items(self) -> None:
         self._suspects.clear()
         self._ended = self._sequence = self._ticked_at = None
-        self._received_us = self._skew_us = 0
+        self._received_ns = self._skew_us = 0
         for item in self._items:
             item.server_id = item.known = None
             item.notified = 0
@@ -471,12 +472,12 @@ class Subscription:
         """Handle what was published; called by the session, which asks for more only afterwards."""
         if result.SubscriptionId != self._id:
             return
-        received_us = self._clock.real_us()
+        received_ns = time.monotonic_ns()
         started = time.monotonic()
         self._handling = True
         try:
             await self._reporter.batcher.room()
-            self._take(result.NotificationMessage, received_us)
+            self._take(result.NotificationMessage, received_ns)
         except Exception:  # noqa: BLE001 (the session would swallow it, and the values would be lost unseen)
             _log.exception("connection %s: a notification could not be handled", self._settings.name)
             self._signals.failures["internal"] += 1
@@ -488,9 +489,9 @@ class Subscription:
                 # Waiting for the disk is not the server's silence.
                 self._ticked_at += self._heard_at - started
         if not result.MoreNotifications:
-            self._received_us = received_us
+            self._received_ns = received_ns
 
-    def _take(self, message: ua.NotificationMessage, received_us: int) -> None:
+    def _take(self, message: ua.NotificationMessage, received_ns: int) -> None:
         notifications = message.NotificationData or ()
         sequence = int(message.SequenceNumber)
         if notifications:
@@ -498,32 +499,33 @@ class Subscription:
                 self._signals.failures["sequence"] += 1
                 self._end(f"messages {self._sequence + 1} to {sequence - 1} were lost")
             self._sequence = sequence
-        at_us = self._clock.timebase.plant_us(received_us)
+        at_us = self._clock.plant_us(received_ns)
         for notification in notifications:
             if isinstance(notification, ua.DataChangeNotification):
                 for found in notification.MonitoredItems:
-                    self._changed(int(found.ClientHandle), found.Value, at_us, received_us)
+                    self._changed(int(found.ClientHandle), found.Value, at_us, received_ns)
             elif isinstance(notification, ua.StatusChangeNotification):
                 self._end(f"the server ended it: {notification.Status}")
 
-    def _changed(self, handle: int, data: ua.DataValue, at_us: int, received_us: int) -> None:
+    def _changed(self, handle: int, data: ua.DataValue, at_us: int, received_ns: int) -> None:
         if handle == _CLOCK_HANDLE:
-            self._ticked(data, received_us)
+            self._ticked(data, received_ns)
         elif handle <= len(self._items):
             item = self._items[handle - 1]
             item.notified += 1
-            item.known = self._accept(item.tag, data, at_us)
+            item.known, item.known_ns = self._accept(item.tag, data, at_us), received_ns
 
-    def _ticked(self, data: ua.DataValue, received_us: int) -> None:
+    def _ticked(self, data: ua.DataValue, received_ns: int) -> None:
         """The server's clock: a sign of life, and how far it is behind ours."""
         stamp = data.Value.Value if data.Value is not None else None
         if not isinstance(stamp, datetime):
             return
         # The first value comes even where changes are never seen.
-        if self._ticked_at is not None or self._received_us:
+        if self._ticked_at is not None or self._received_ns:
             self._ticked_at = time.monotonic()
         # It was sampled, and published, at most so much earlier.
         late_us = round((self._publish_s + _CLOCK_SAMPLING_S) * US)
+        received_us = self._clock.real_us() - (time.monotonic_ns() - received_ns) // 1000
         skew_us = min(0, time_us(stamp) - received_us + late_us)
         self._skew_us = skew_us if skew_us > -_MAX_SKEW_US else 0
 

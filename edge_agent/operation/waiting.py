@@ -38,6 +38,8 @@ class Waiting:
         self._clock.look(connected_s, close_books)
         if self._clock.holding != held:
             self._releasing = held
+            # What an earlier one says is not of what waits now.
+            self._release = None
             if not held:
                 _log.warning("the clock is not synchronised any more: readings wait")
                 self._outbox.hold()

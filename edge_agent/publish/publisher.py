@@ -200,6 +200,7 @@ class Publisher:
             self._drop("messages are not acknowledged")
             return
         self._resend(now)
+        self._try_again(now)
         self._ask_for_more()
 
     # Connection
@@ -481,6 +482,20 @@ class Publisher:
         if ids:
             self._then(self._outbox.load(ids), partial(self._on_loaded, self._generation, ids))
 
+    def _try_again(self, now: float) -> None:
+        """Send what has rested for long enough, though this connection has gone on without it."""
+        rested = self._held.intersection(self._suspects.rested(now))
+        if rested:
+            self._held -= rested
+            self._then(self._outbox.load(sorted(rested)), partial(self._on_rested, self._generation))
+
+    def _on_rested(self, generation: int, records: list[Record]) -> None:
+        if generation != self._generation:
+            return
+        for record in records:
+            (self._births if record.kind == Kind.BIRTH else self._ready[record.backlog]).append(record)
+        self._publish_ready()
+
     def _on_loaded(self, generation: int, ids: list[int], records: list[Record]) -> None:
         if generation != self._generation:
             return
@@ -523,6 +538,8 @@ class Publisher:
     def _on_applied(self, generation: int, heard_at: float, applied: Applied) -> None:
         if applied.revived:
             _log.warning("the store was restored: %d records are sent again", applied.revived)
+        # They do not come again, whichever connection brought the word.
+        self._suspects.cleared(applied.freed)
         if generation != self._generation:
             return
         self._finish(applied.freed, heard_at)

@@ -53,6 +53,13 @@ class Suspects:
             self._strikes.pop(id_, None)
             self._resting.pop(id_, None)
 
+    def rested(self, now: float) -> list[int]:
+        """Messages whose rest is over; each is said once."""
+        over = [id_ for id_, until in self._resting.items() if now >= until]
+        for id_ in over:
+            del self._resting[id_]
+        return over
+
     def rests(self, id_: int, now: float) -> bool:
         """Whether a message must not be sent now."""
         until = self._resting.get(id_)

@@ -245,6 +245,24 @@ def test_an_upgrade_keeps_the_configuration_and_one_release_before(gateway: Gate
     assert sorted(found.name for found in releases.iterdir()) == ["2", "3"]
 
 
+def test_the_variables_are_read_as_systemd_does_and_nothing_in_them_is_run(gateway: Gateway) -> None:
+    gateway.installed()
+    stub = gateway.stubs / "edge-agent"
+    stub.write_text(stub.read_text() + 'echo "$A|$B|$C" >"$STUBS/variables"\n')
+    lines = ["# A comment; touch", "A=it's $HOME & `id`; (x)", "  ", 'B="two words"', "not a variable", "C=last"]
+    (gateway.root / "etc/metercarbon/agent.env").write_text("\n".join(lines))
+    done = gateway.run("upgrade", gateway.wheel)
+    assert done.returncode == 0, done.stderr
+    assert (gateway.stubs / "variables").read_text() == "it's $HOME & `id`; (x)|two words|last\n"
+
+
+def test_a_link_that_an_interrupted_upgrade_left_misleads_no_other_one(gateway: Gateway) -> None:
+    gateway.installed()
+    (gateway.root / "opt/metercarbon/current.new").symlink_to("releases/1")
+    assert gateway.run("upgrade", gateway.wheel).returncode == 0
+    assert gateway.current() == "releases/2"
+
+
 def test_a_release_that_refuses_the_configuration_changes_nothing(gateway: Gateway) -> None:
     gateway.installed()
     gateway.calls()

@@ -95,6 +95,17 @@ def test_readings_wait_for_the_synchronisation_and_not_for_ever_where_there_is_a
     assert known is not None
 
 
+def test_connections_that_keep_breaking_count_together() -> None:
+    wall = Wall(disciplined=False)
+    clock = Clock(REAL_TIME, simulated=False, hold_s=60, wall_ns=wall.ns, disciplined=wall.is_disciplined)
+    held = []
+    for connected_s in (0.0, 50.0, None, 0.0, 9.0, 11.0, None, 1.0, 59.0, 0.5, 2.0):
+        clock.look(connected_s, lambda: None)
+        held.append(clock.holding)
+    # Once they are gone readings wait anew.
+    assert held == [True] * 5 + [False] + [True] * 4 + [False]
+
+
 def test_readings_of_a_clock_that_was_never_set_wait_for_good() -> None:
     wall = Wall(-time.time() + 100, disciplined=False)
     clock = Clock(REAL_TIME, simulated=False, hold_s=60, wall_ns=wall.ns, disciplined=wall.is_disciplined)

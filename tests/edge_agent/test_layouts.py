@@ -107,6 +107,15 @@ def test_a_connection_with_another_cost_has_plans_of_its_own() -> None:
     assert [len(device.requests) for device in (a, b)] == [1, 2]
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_limit_given_at_its_default_is_not_taken_for_one_that_is_not_given(order: tuple[int, int]) -> None:
+    texts = ("limits = { pause_after_connect_ms = 5 }", "limits = { pause_after_connect_ms = 5, max_registers = 125 }")
+    plan = edge.plan(edge.head(), edge.modbus(502), MODEL, *(panel(f"d{n}", n + 1, texts[n]) for n in order))
+
+    # The model's own limit is 20.
+    assert [device.limits.max_registers for device in devices(plan)] == [20, 125]
+
+
 def test_lists_spelled_out_alike_are_one_layout_and_one_that_differs_is_its_own() -> None:
     one = [edge.register("x", 0), edge.register("y", 1)]
     other = [edge.register("x", 0), edge.register("y", 2)]

@@ -10,7 +10,7 @@ import pytest
 from edge_agent.buffer import holding
 from edge_agent.buffer.outbox import Outbox
 from edge_agent.buffer.records import Draft, Kind, Record
-from edge_agent.clock import BOOT_ID
+from edge_agent.clock import BOOT_ID, UNKNOWN_BOOT
 from edge_agent.config import Buffer
 from edge_agent.signals import Signals
 from protocols import birth as births
@@ -174,6 +174,16 @@ def test_what_waited_in_another_boot_goes_out_as_it_is(path: Path, monkeypatch: 
     assert (batch.base_us, batch.clock.synchronised) == (WRONG_US + 1_000_001, False)
     second.release(RIGHT_US)
     assert len(second.batches()) == 1
+    second.outbox.close()
+
+
+def test_where_boots_have_no_names_nothing_is_taken_for_this_boots(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(holding, "BOOT_ID", UNKNOWN_BOOT)
+    first = Held(path, holding=True)
+    first.append(1, WRONG_US)
+    first.outbox.close()
+    second = Held(path, holding=False)
+    assert [batch.base_us for batch in second.batches()] == [WRONG_US + 1_000_001]
     second.outbox.close()
 
 

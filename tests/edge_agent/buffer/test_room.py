@@ -16,6 +16,7 @@ from edge_agent.buffer import disk
 from edge_agent.buffer.file import unpacked
 from edge_agent.buffer.outbox import Outbox
 from edge_agent.buffer.records import Draft, Kind, Level, Record
+from edge_agent.buffer.store import _STATS
 from edge_agent.config import Buffer
 from edge_agent.signals import Signals
 from protocols import gap as gaps
@@ -454,16 +455,34 @@ def test_levels_are_stored_numbers() -> None:
     assert [(level.name, int(level)) for level in Level] == [("RAW", 0), ("THINNED", 1), ("ESSENTIAL", 2)]
 
 
+def _sources(path: Path, query: str) -> set[str]:
+    """Tables and indices that a query takes columns from."""
+    with sqlite3.connect(path) as db:
+        names = dict(db.execute("SELECT rootpage, name FROM sqlite_master"))
+        steps = db.execute(f"EXPLAIN {query}").fetchall()
+    db.close()
+    opened = {cursor: names[page] for _, code, cursor, page, *_ in steps if code == "OpenRead"}
+    return {opened[cursor] for _, code, cursor, *_ in steps if code == "Column"}
+
+
+def test_what_waits_is_counted_without_reading_it(open_desk: Callable[..., Desk], path: Path) -> None:
+    desk = open_desk()
+    desk.append(3)
+    assert _sources(path, _STATS) == {"pending"}
+
+
 def test_a_file_of_the_first_version_is_taken_on(open_desk: Callable[..., Desk], path: Path) -> None:
     desk = open_desk()
     desk.append(3)
     desk.outbox.close()
     with sqlite3.connect(path) as db:
-        for index in ("droppable", "gap"):
+        for index in ("droppable", "gap", "pending"):
             db.execute(f"DROP INDEX {index}")
         db.execute("ALTER TABLE record DROP COLUMN level")
+        db.execute("CREATE INDEX pending ON record (id) WHERE state < 2")
     db.close()
     desk = open_desk()
+    assert _sources(path, _STATS) == {"pending"}
     desk.second = 150
     desk.until("thinned")
     assert times(desk.send(), COUNTER) == list(range(desk.second))

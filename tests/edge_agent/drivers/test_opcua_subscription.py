@@ -26,6 +26,7 @@ from protocols.timebase import REAL_TIME, US
 from tests.support import edge
 from tests.support.edge import Seen
 from tests.support.plc import JUNE, PATIENCE_S, Bench, Plc, bench
+from tests.support.wall import Wall
 
 FAST = """
 mode = "subscribe"
@@ -97,6 +98,19 @@ async def test_a_value_that_stands_still_is_confirmed_at_the_heartbeat(unused_tc
         assert all(later - earlier >= US // 2 for earlier, later in pairwise(times))
         # It says until when the value is known to have stood, never more.
         assert times[-1] <= time.time_ns() // 1000
+
+
+async def test_a_value_that_stands_still_is_confirmed_after_the_clock_was_set_back(unused_tcp_port: int) -> None:
+    async with Plc(unused_tcp_port) as plc, bench(plc.endpoint, FEED, extra=FAST, device="heartbeat_s = 0.5") as found:
+        await plc.write("feed", 2.5, JUNE)
+        await found.care(lambda seen: values(seen, "feed").count(2.5) >= 2)
+        clock, wall = found.driver._clock, Wall(-3600)
+        clock._wall_ns = wall.ns
+        clock.look(None, found.reporter.restart)
+        await found.taken()
+        set_us = clock.now_us()
+        seen = await found.care(lambda seen: any(reading.at_us > set_us for reading in seen))
+        assert seen[-1].at_us <= clock.now_us()
 
 
 async def test_a_node_that_is_not_there_costs_no_other_and_is_found_later(unused_tcp_port: int) -> None:

@@ -13,7 +13,9 @@ from paho.mqtt import publish as paho_publish
 from paho.mqtt import subscribe as paho_subscribe
 
 from deploy.local.broker import Broker
+from edge_agent.buffer.records import Applied
 from edge_agent.publish import publisher as publishers
+from edge_agent.publish import suspects
 from protocols import session, topics
 from protocols.committed import Committed
 from tests.edge_agent.buffer.test_outbox import schema
@@ -39,6 +41,31 @@ def test_everything_arrives_once_in_order_and_is_freed(broker: Broker, start: Ca
         wait_until(lambda: store.sessions[-1].state == "offline", "the goodbye")
         assert store.sessions[-1].detail == "stopped"
         assert store.sessions[-1].session == online.session
+
+
+def test_suspects_that_are_committed_slow_nothing_down_whichever_connection_said_so(tmp_path: Path) -> None:
+    sender = Sender(tmp_path / "buffer.sqlite", 1)
+    for _ in range(2):
+        sender.publisher._suspects.lost([1, 2], 0.0)
+    assert sender.publisher._window == 1
+    sender.publisher._on_applied(-1, 0.0, Applied((1, 2)))
+    assert sender.publisher._window > 1
+    sender.stop()
+
+
+def test_what_rested_is_sent_again_on_a_connection_that_goes_on(
+    mosquitto: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspects, "REST_S", 1.0)
+    with FakeStore(mosquitto.host, mosquitto.port):
+        sender = Sender(tmp_path / "buffer.sqlite", mosquitto.port)
+        sender.append(3)
+        for _ in range(suspects.STRIKES):
+            sender.publisher._suspects.lost([2], time.monotonic())
+        sender.publisher.start()
+        wait_until(lambda: sender.pending() == 0, "everything committed")
+        sender.stop()
+        assert sender.signals.reconnects == 0
 
 
 def test_births_and_the_session_are_retained_and_data_are_not(mosquitto: Broker, start: Callable[..., Sender]) -> None:
