@@ -257,7 +257,10 @@ def remove_folded(conn: Connection, keep_s: float, after: int = 0) -> tuple[int,
     removed = 0
     for _ in range(REMOVAL_STATEMENTS):
         parameters = {"keep_s": keep_s, "after": after, "limit": REMOVED_AT_ONCE}
-        count, last, reached_new = conn.execute(_SQL["remove"], parameters).fetchall()[0]
+        with conn.transaction():
+            # Tidying waits for nobody, so that it holds up no stop.
+            conn.execute("SET LOCAL lock_timeout = '1s'")
+            count, last, reached_new = conn.execute(_SQL["remove"], parameters).fetchall()[0]
         removed += count
         if last is None or reached_new:
             return removed, 0
