@@ -93,9 +93,12 @@ class MqttResponder:
     ) -> None:
         self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
-        self.hang_up()
-        for thread in self._threads:
-            thread.join(10)
+        deadline = time.monotonic() + 10
+        # A connection may have been taken just now, and not be held yet.
+        while any(thread.is_alive() for thread in self._threads) and time.monotonic() < deadline:
+            self.hang_up()
+            for thread in self._threads:
+                thread.join(0.05)
         for held in self._held:
             held.close()
 
