@@ -63,7 +63,7 @@ class Rows:
 
     def sorted(self) -> Rows:
         """The same rows by (point, time)."""
-        order = np.lexsort((self.at_us, self.point_ids))
+        order = _order(self.point_ids, self.at_us)
         return Rows(
             self.value_type,
             self.at_us[order],
@@ -72,6 +72,18 @@ class Rows:
             self.point_ids[order],
             self.qualities[order],
         )
+
+
+def _order(point_ids: NDArray[np.int32], at_us: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Places of rows by (point, time)."""
+    if not len(at_us):
+        return np.empty(0, np.intp)
+    first_us, lowest = int(at_us.min()), int(point_ids.min())
+    span_us = int(at_us.max()) - first_us + 1
+    if (int(point_ids.max()) - lowest + 1) * span_us >= 2**63:
+        return np.lexsort((at_us, point_ids))
+    # Both in one number: one sort instead of two, and a stable one, which makes use of what is in order already.
+    return np.argsort((point_ids.astype(np.int64) - lowest) * span_us + (at_us - first_us), kind="stable")
 
 
 def concatenate(parts: list[Rows]) -> Rows:

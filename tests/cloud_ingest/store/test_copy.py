@@ -79,3 +79,9 @@ def test_rows_go_out_sorted_by_point_and_time() -> None:
     rows = rows_of("float", [(30, 3.0, 1, 2, 0), (20, 2.0, 1, 1, 0), (10, 1.0, 1, 2, 0), (5, 0.5, 1, 9, 0)]).sorted()
     assert list(zip(rows.point_ids.tolist(), rows.at_us.tolist(), strict=True)) == [(1, 20), (2, 10), (2, 30), (9, 5)]
     assert rows.values.tolist() == [2.0, 1.0, 3.0, 0.5]
+
+
+@pytest.mark.parametrize("span_us", [10, 2**62])
+def test_rows_are_sorted_however_far_apart(span_us: int) -> None:
+    readings = [(span_us, 1.0, 1, 2**31 - 1, 0), (0, 2.0, 1, 2**31 - 1, 0), (span_us, 3.0, 1, 1, 0), (0, 4.0, 1, 1, 0)]
+    assert rows_of("float", readings).sorted().values.tolist() == [4.0, 3.0, 2.0, 1.0]

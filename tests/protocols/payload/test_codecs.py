@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import orjson
@@ -204,6 +205,24 @@ def test_a_value_of_another_type_is_refused_when_decoded(codec: Codec, kind: Val
 def test_a_batch_that_breaks_a_rule_is_refused_when_decoded(codec: Codec, batch: Batch) -> None:
     with pytest.raises(PayloadError, match="batch"):
         codec.decode(codec.encode(batch))
+
+
+@pytest.mark.parametrize("groups_first", [False, True])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [*itertools.product("ptq", (True, False, 1.0, "1", None, ())), ("v", True), ("v", "1")],
+)
+def test_one_wrong_type_among_numbers_is_refused_wherever_it_stands(
+    column: str, value: object, groups_first: bool
+) -> None:
+    codec = registry.codec("json1")
+    group = Columns([0, 1], [0, 1], [1.0, 2.0], [0, 64])
+    document = orjson.loads(codec.encode(with_columns("float", group)))
+    document["f"][column][1] = value
+    if groups_first:
+        document = {"f": document.pop("f")} | document
+    with pytest.raises(PayloadError, match=rf"batch\.f\.{column} holds"):
+        codec.decode(orjson.dumps(document))
 
 
 @given(value=json_values)
