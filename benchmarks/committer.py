@@ -64,6 +64,7 @@ class Committer:
         self._announcer.join()
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()  # noqa: SLF001 (else its wake-up sockets stay open until memory is tidied up)
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         topic = topics.parse(message.topic)

@@ -83,6 +83,7 @@ class Subscriber:
         """Send what is to be sent, disconnect in order, and end the network thread."""
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()  # noqa: SLF001 (else its wake-up sockets stay open until memory is tidied up)
 
     @property
     def connected(self) -> bool:

@@ -233,6 +233,7 @@ class Link:
         client.on_connect = client.on_subscribe = client.on_publish = None
         client.on_message = client.on_disconnect = client.on_log = None
         client.on_failure = _ignore_failure
+        client._reset_sockets()  # noqa: SLF001 (else its wake-up sockets stay open until memory is tidied up)
 
     # On the network thread
 

@@ -70,6 +70,7 @@ class FakeStore:
     ) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()
 
     def restore(self, keys: set[Key]) -> None:
         """Go back to an older state, under a new incarnation."""

@@ -41,6 +41,7 @@ class Observer:
     ) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()
 
     def _on_connect(self, client: mqtt.Client, *_: Any) -> None:
         client.subscribe([(f"{topics.ROOT}/+/+/data/+", 0), (f"{topics.ROOT}/+/+/gap", 0)])

@@ -44,6 +44,7 @@ class Publisher:
     ) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()
 
     def _on_connect(self, client: mqtt.Client, *_: Any) -> None:
         client.subscribe(topics.committed("+", "+"), 1)

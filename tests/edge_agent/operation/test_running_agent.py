@@ -169,6 +169,7 @@ class Listener:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()
 
 
 async def test_the_status_topic_says_how_the_agent_is_and_ingest_is_not_disturbed(
