@@ -356,6 +356,18 @@ def test_committed_records_are_kept_for_their_time_and_then_deleted(open_desk: C
     kept.commit(kept.send(1, 100))
     assert committed(other) == 3
 
+    def another_after(seconds: int, generation: int) -> None:
+        with sqlite3.connect(other, timeout=30) as db:
+            db.execute("UPDATE record SET committed_us = committed_us - ? WHERE state = 2", (seconds * 10**6,))
+        db.close()
+        kept.append(1)
+        kept.commit(kept.send(generation, 100))
+
+    another_after(3400, 2)
+    assert committed(other) == 4
+    another_after(400, 3)
+    assert committed(other) == 2
+
 
 def test_epochs_without_records_are_forgotten(open_desk: Callable[..., Desk]) -> None:
     for _ in range(4):
